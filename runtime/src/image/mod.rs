@@ -1,0 +1,1 @@
+//! Content store, layers on disk, archives in and out.

@@ -1,0 +1,20 @@
+//! The Linux mechanisms behind the engine. Nothing here knows HTTP; each module is usable and testable alone.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`image`] | content store, layers on disk, archives in and out |
+//! | [`sandbox`] | an OCI runtime specification becomes a running process |
+//! | [`cgroup`] | resource limits and accounting, v1, v2 and hybrid |
+//! | [`supervisor`] | the process that holds a container's stdio, terminal, log and exit status; and the spawner that forks it |
+//! | [`log`] | container logs: writing, rotating, reading, following |
+//! | [`error`] | the error type they share |
+
+pub mod cgroup;
+pub mod error;
+pub mod image;
+pub mod log;
+pub mod sandbox;
+pub mod supervisor;
+mod sys;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,1 @@
+//! An OCI runtime specification becomes a running process.

@@ -1,0 +1,1 @@
+//! The only place with `unsafe` and raw system calls; each block says why it is sound.
