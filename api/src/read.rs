@@ -1,0 +1,314 @@
+//! Reading JSON the way Go's `encoding/json` fills its structs, which is what clients of this API rely on.
+//!
+//! - a missing field and `null` both give the zero value, at every depth;
+//! - field names match without regard to (ASCII) case, an exact match is preferred;
+//! - unknown fields are ignored; so are fields the requested API version does not have;
+//! - a few lists of strings also take one string.
+//!
+//! [`Reader`] is a serde deserializer over a parsed [`Value`]. It knows a struct's field names because derived
+//! implementations name them, so no table of the models is needed, and types are only ever instantiated for it
+//! when a request carries them.
+
+use std::fmt;
+
+use serde::{
+    de::{
+        self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
+        Unexpected, Visitor, value::BorrowedStrDeserializer,
+    },
+    forward_to_deserialize_any,
+};
+use serde_json::{Map, Value};
+
+use crate::{generated::gates, version::ApiVersion};
+
+/// Lists that clients written against old engines send as a plain string.
+const STRING_OR_LIST: [&str; 5] = ["Cmd", "Entrypoint", "Shell", "CapAdd", "CapDrop"];
+
+/// Reads `json` as a model by the rules of this module, as a client of `version` means it.
+///
+/// Errors read like `invalid JSON: HostConfig.Memory: invalid type: string "x", expected i64`; bytes after the value are an error.
+pub fn read_json<T: DeserializeOwned>(json: &[u8], version: ApiVersion) -> Result<T, ReadError> {
+    let value = serde_json::from_slice(json).map_err(|error| ReadError::new(error.to_string()))?;
+    read_value(value, version)
+}
+
+/// [`read_json`] for JSON that is parsed already.
+pub fn read_value<T: DeserializeOwned>(value: Value, version: ApiVersion) -> Result<T, ReadError> {
+    T::deserialize(Reader { value, version })
+}
+
+/// Why a JSON value is not what a model takes, and where.
+#[derive(Debug)]
+pub struct ReadError {
+    path: String,
+    message: String,
+}
+
+impl ReadError {
+    fn new(message: String) -> Self {
+        Self {
+            path: String::new(),
+            message,
+        }
+    }
+
+    /// The same error seen from one level further up.
+    fn inside(mut self, key: &str) -> Self {
+        if !self.path.is_empty() && !self.path.starts_with('[') {
+            self.path.insert(0, '.');
+        }
+        self.path.insert_str(0, key);
+        self
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("invalid JSON: ")?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl de::Error for ReadError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(message.to_string())
+    }
+}
+
+struct Reader {
+    value: Value,
+    version: ApiVersion,
+}
+
+impl Reader {
+    /// Hands the value over as it is; type errors come from the visitor.
+    fn plain<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        match self.value {
+            Value::Null => visitor.visit_unit(),
+            Value::Bool(value) => visitor.visit_bool(value),
+            Value::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(value), _, _) => visitor.visit_u64(value),
+                (_, Some(value), _) => visitor.visit_i64(value),
+                (_, _, Some(value)) => visitor.visit_f64(value),
+                _ => Err(ReadError::new(format!("the number {number} is out of range"))),
+            },
+            Value::String(value) => visitor.visit_string(value),
+            Value::Array(items) => visitor.visit_seq(Items {
+                items: items.into_iter(),
+                index: 0,
+                version: self.version,
+            }),
+            Value::Object(members) => visitor.visit_map(Members::of_map(members, self.version)),
+        }
+    }
+}
+
+macro_rules! null_is {
+    ($($method:ident => $visit:ident($zero:expr),)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+            match self.value {
+                Value::Null => visitor.$visit($zero),
+                _ => self.plain(visitor),
+            }
+        })*
+    };
+}
+
+impl<'de> Deserializer<'de> for Reader {
+    type Error = ReadError;
+
+    null_is! {
+        deserialize_bool => visit_bool(false),
+        deserialize_i8 => visit_i8(0),
+        deserialize_i16 => visit_i16(0),
+        deserialize_i32 => visit_i32(0),
+        deserialize_i64 => visit_i64(0),
+        deserialize_u8 => visit_u8(0),
+        deserialize_u16 => visit_u16(0),
+        deserialize_u32 => visit_u32(0),
+        deserialize_u64 => visit_u64(0),
+        deserialize_f32 => visit_f32(0.0),
+        deserialize_f64 => visit_f64(0.0),
+        deserialize_str => visit_str(""),
+        deserialize_string => visit_str(""),
+        deserialize_seq => visit_seq(Items::none()),
+        deserialize_map => visit_map(Members::none()),
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        self.plain(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        match self.value {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        let version = self.version;
+        match self.value {
+            Value::Null => visitor.visit_map(Members::none()),
+            Value::Object(members) => visitor.visit_map(Members::of_struct(members, name, fields, version)),
+            // A derived struct would take a list as its fields in order; Go does not.
+            Value::Array(_) => Err(de::Error::invalid_type(Unexpected::Seq, &visitor)),
+            _ => self.plain(visitor),
+        }
+    }
+
+    forward_to_deserialize_any! {
+        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct enum identifier ignored_any
+    }
+}
+
+struct Items {
+    items: std::vec::IntoIter<Value>,
+    index: usize,
+    version: ApiVersion,
+}
+
+impl Items {
+    fn none() -> Self {
+        Self {
+            items: Vec::new().into_iter(),
+            index: 0,
+            version: ApiVersion::NEWEST,
+        }
+    }
+}
+
+impl<'de> SeqAccess<'de> for Items {
+    type Error = ReadError;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
+        let Some(value) = self.items.next() else {
+            return Ok(None);
+        };
+        let index = self.index;
+        self.index += 1;
+        let version = self.version;
+        seed.deserialize(Reader { value, version })
+            .map(Some)
+            .map_err(|error| error.inside(&format!("[{index}]")))
+    }
+}
+
+/// The members of an object, in the order they are handed over.
+enum Members {
+    /// Keys are data.
+    Map(
+        std::vec::IntoIter<(String, Value)>,
+        Option<(String, Value)>,
+        ApiVersion,
+    ),
+    /// Keys are the names of fields, as the model spells them.
+    Struct(
+        std::vec::IntoIter<(&'static str, Value)>,
+        Option<(&'static str, Value)>,
+        ApiVersion,
+    ),
+}
+
+impl Members {
+    fn none() -> Self {
+        Self::of_map(Map::new(), ApiVersion::NEWEST)
+    }
+
+    fn of_map(members: Map<String, Value>, version: ApiVersion) -> Self {
+        Self::Map(members.into_iter().collect::<Vec<_>>().into_iter(), None, version)
+    }
+
+    fn of_struct(
+        members: Map<String, Value>,
+        name: &str,
+        fields: &'static [&'static str],
+        version: ApiVersion,
+    ) -> Self {
+        let mut found: Vec<(&'static str, bool, Value)> = Vec::new();
+        for (key, value) in members {
+            let exact = fields.iter().find(|field| **field == key);
+            let Some(&field) = exact.or_else(|| fields.iter().find(|field| field.eq_ignore_ascii_case(&key)))
+            else {
+                continue;
+            };
+            if value.is_null() || gates::outside(name, field, version) {
+                continue;
+            }
+            let value = match value {
+                Value::String(_) if STRING_OR_LIST.contains(&field) => Value::Array(vec![value]),
+                value => value,
+            };
+            match found.iter_mut().find(|(known, ..)| *known == field) {
+                None => found.push((field, exact.is_some(), value)),
+                Some(earlier) if exact.is_some() => *earlier = (field, true, value),
+                Some(_) => {}
+            }
+        }
+        let found: Vec<_> = found
+            .into_iter()
+            .map(|(field, _, value)| (field, value))
+            .collect();
+        Self::Struct(found.into_iter(), None, version)
+    }
+}
+
+impl<'de> MapAccess<'de> for Members {
+    type Error = ReadError;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
+        match self {
+            Self::Map(members, current, _) => {
+                *current = members.next();
+                current
+                    .as_ref()
+                    .map(|(key, _)| seed.deserialize(key.as_str().into_deserializer()))
+                    .transpose()
+            }
+            Self::Struct(members, current, _) => {
+                *current = members.next();
+                current
+                    .as_ref()
+                    .map(|(key, _)| seed.deserialize(BorrowedStrDeserializer::new(key)))
+                    .transpose()
+            }
+        }
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, ReadError> {
+        let missing = || ReadError::new("a value was asked for before its key".to_owned());
+        match self {
+            Self::Map(_, current, version) => {
+                let (key, value) = current.take().ok_or_else(missing)?;
+                let version = *version;
+                seed.deserialize(Reader { value, version })
+                    .map_err(|error| error.inside(&key))
+            }
+            Self::Struct(_, current, version) => {
+                let (key, value) = current.take().ok_or_else(missing)?;
+                let version = *version;
+                seed.deserialize(Reader { value, version })
+                    .map_err(|error| error.inside(key))
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Taking over the connection: attach, exec start, session.
+//!
+//! The client either asks for an upgrade and gets `101 UPGRADED`, or does not and gets `200 OK` without a length; either way the
+//! connection then belongs to the handler. hyper can do neither for a bare 200, so the server drives its connections
+//! with `without_shutdown` and gives the rest to the taker:
+//!
+//! ```ignore
+//! let slot = TakeoverSlot::default();                  // one per connection, an extension of each of its requests
+//! let parts = http1::Builder::new().serve_connection(io, service).without_shutdown().await?;
+//! if let Some(taker) = slot.take() {
+//!     taker.run(parts.io.into_inner(), parts.read_buf).await;
+//! }
+//! ```
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use axum::body::Body;
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{error::ErrorReply, reply, stream::Framing, version::ApiVersion};
+
+/// A byte stream in both directions. `poll_shutdown` closes the writing half only.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// The connection a handler took over. What the client sent early is read first.
+pub type Upgraded = Box<dyn Duplex>;
+
+type Run = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// The reply that takes the connection over once it is sent.
+pub struct Takeover {
+    framing: Option<Framing>,
+    run: Run,
+}
+
+impl Takeover {
+    /// Streams of a process in `framing`; `run` owns the connection and closes it by dropping it.
+    ///
+    /// `run` is driven by the connection's own task. It is dropped, unrun, if the client goes away before the reply is sent.
+    pub fn streams<F>(framing: Framing, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self {
+            framing: Some(framing),
+            run: Box::new(|connection| Box::pin(run(connection))),
+        }
+    }
+
+    /// Another protocol, the one the client named in `Upgrade`.
+    pub fn protocol<F>(run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self {
+            framing: None,
+            run: Box::new(|connection| Box::pin(run(connection))),
+        }
+    }
+
+    /// Puts the taker into the slot and makes the reply after which the server looks there.
+    pub(crate) fn reply(
+        self,
+        request: &HeaderMap,
+        slot: Option<&TakeoverSlot>,
+        version: ApiVersion,
+    ) -> Result<Response<Body>, ErrorReply> {
+        let slot = slot.ok_or_else(|| ErrorReply::internal("this connection can't be taken over"))?;
+        slot.put(Taker(self.run));
+        // An empty body of unknown size: no length is written and the connection ends with the head.
+        let mut response = Response::new(Body::from_stream(
+            futures_util::stream::empty::<io::Result<Bytes>>(),
+        ));
+        let upgrade = request.get(header::UPGRADE);
+        match upgrade {
+            Some(protocol) => {
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                response
+                    .extensions_mut()
+                    .insert(hyper::ext::ReasonPhrase::from_static(b"UPGRADED"));
+                let headers = response.headers_mut();
+                headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+                headers.insert(header::UPGRADE, protocol.clone());
+            }
+            // hyper frames the body of a HTTP/1.1 reply; that of a 1.0 reply ends with the connection.
+            None => *response.version_mut() = Version::HTTP_10,
+        }
+        if let Some(framing) = self.framing {
+            let known = if upgrade.is_some() { framing } else { Framing::Raw };
+            let content_type = reply::output_type(known, version);
+            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        }
+        Ok(response)
+    }
+}
+
+impl std::fmt::Debug for Takeover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Takeover")
+            .field("framing", &self.framing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the reply leaves the taker for the server, one per connection.
+#[derive(Clone, Default)]
+pub struct TakeoverSlot(Arc<Mutex<Option<Taker>>>);
+
+impl TakeoverSlot {
+    /// The taker, if the last reply on this connection was a takeover.
+    pub fn take(&self) -> Option<Taker> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, taker: Taker) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(taker);
+    }
+}
+
+impl std::fmt::Debug for TakeoverSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TakeoverSlot")
+    }
+}
+
+/// Runs the handler's half of a takeover.
+pub struct Taker(Run);
+
+impl Taker {
+    /// Hands the connection to the handler: the raw transport, and what was read from it beyond the request.
+    pub async fn run(self, connection: impl Duplex + 'static, early: Bytes) {
+        let connection: Upgraded = match early.is_empty() {
+            true => Box::new(connection),
+            false => Box::new(Rewound { early, connection }),
+        };
+        (self.0)(connection).await;
+    }
+}
+
+/// A connection some of whose input was read already.
+struct Rewound<C> {
+    early: Bytes,
+    connection: C,
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Rewound<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut self.connection).poll_read(cx, buf);
+        }
+        let length = self.early.len().min(buf.remaining());
+        buf.put_slice(&self.early[..length]);
+        self.early.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Rewound<C> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(cx)
+    }
+}
