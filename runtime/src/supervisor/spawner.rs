@@ -1,0 +1,330 @@
+//! The spawner: a small process that forks supervisors, because forking a big one is slow and forking one with
+//! threads is unsound.
+
+use std::{
+    ffi::{CStr, OsStr},
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, net::UnixStream},
+    },
+    path::Path,
+};
+
+use nix::{
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        stat::{Mode, umask},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, setsid},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    },
+    process::{PidfdFlags, pidfd_open},
+};
+
+use super::process;
+use crate::{
+    Error, Kind, Result,
+    error::Context,
+    sys::{fork, signals},
+};
+
+/// Longest bundle path, in bytes (PATH_MAX).
+const MAX_PATH: usize = 4096;
+
+/// Signals that end neither the spawner nor a supervisor, whoever sends them to their process group.
+const SHRUGGED_OFF: [Signal; 8] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGPIPE,
+    Signal::SIGALRM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// The engine's handle on its spawner. Dropping it ends the spawner; the supervisors stay.
+#[derive(Debug)]
+pub struct Spawner {
+    socket: OwnedFd,
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+/// A supervisor that has just been forked and is creating its sandbox.
+#[derive(Debug)]
+pub struct Launched {
+    /// Control connection, see [`protocol`](super::protocol): the first line to come is
+    /// [`Event::Created`](super::Event::Created) or [`Event::Failed`](super::Event::Failed).
+    pub control: UnixStream,
+    /// Process id of the supervisor. To be shown, not signalled.
+    pub supervisor_pid: i32,
+    /// The supervisor itself; readable when it has ended.
+    pub supervisor: OwnedFd,
+}
+
+impl Spawner {
+    /// Forks the spawner. To be called first thing in `main`, while the process is small and has a single thread.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] if there are other threads already or the system refuses.
+    pub fn fork() -> Result<Self> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .context(|| "cannot make the spawner's socket")?;
+        let pid = fork::fork(move || match serve(theirs) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        })
+        .context(|| "cannot fork the spawner")?;
+        // The child is not reaped yet, so its number cannot have gone to another process.
+        let pidfd = rustix_pid(pid)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .context(|| "cannot hold the spawner")?;
+        Ok(Self {
+            socket: ours,
+            pid,
+            pidfd,
+        })
+    }
+
+    /// Forks a supervisor for `bundle`, an absolute path to a directory with `config.json` and `supervisor.json`.
+    /// Blocks for the duration of one fork, about 0.2 ms; any number of threads may call it.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] if the spawner has died: only a new engine process can have a new one.
+    /// [`Kind::Internal`] if the system refuses the fork.
+    pub fn launch(&self, bundle: &Path) -> Result<Launched> {
+        let path = bundle.as_os_str().as_bytes();
+        if !bundle.is_absolute() || path.len() > MAX_PATH {
+            return Err(Error::invalid(format!(
+                "bundle path {} must be absolute and at most {MAX_PATH} bytes long",
+                bundle.display()
+            )));
+        }
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .context(|| "cannot make a supervisor's control socket")?;
+        // The supervisor answers on its own control socket, so callers need no lock among themselves.
+        send_with_fd(&self.socket, path, theirs.as_fd()).map_err(|e| self.dead(e))?;
+        drop(theirs);
+        let mut answer = [0u8; 4];
+        let (length, supervisor) =
+            receive_with_fd(&ours, &mut answer).context(|| "cannot read the spawner's answer")?;
+        if length == 0 {
+            return Err(self.dead(Errno::PIPE));
+        }
+        let answer = i32::from_ne_bytes(answer);
+        match supervisor {
+            Some(supervisor) if length == 4 && answer > 0 => Ok(Launched {
+                control: UnixStream::from(ours),
+                supervisor_pid: answer,
+                supervisor,
+            }),
+            _ => Err(
+                Error::internal(format!("cannot fork a supervisor for {}", bundle.display()))
+                    .caused_by(io::Error::from_raw_os_error(answer.saturating_neg())),
+            ),
+        }
+    }
+
+    /// The spawner as a pidfd: readable when it has ended, after which nothing can be launched.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// The error of a launch that got no answer.
+    fn dead(&self, cause: Errno) -> Error {
+        if has_ended(&self.pidfd) {
+            let how = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(_, code)) => format!("exited with code {code}"),
+                Ok(WaitStatus::Signaled(_, signal, _)) => format!("was ended by {signal}"),
+                _ => "has ended".into(),
+            };
+            return Error::new(
+                Kind::Unavailable,
+                format!(
+                    "no container can be started: the spawner (pid {}) {how}; restart the engine, running containers \
+                     are not affected",
+                    self.pid
+                ),
+            );
+        }
+        Error::new(
+            Kind::Unavailable,
+            format!("the spawner (pid {}) did not answer; try again", self.pid),
+        )
+        .caused_by(io::Error::from(cause))
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        // End of file is what ends the spawner; shut down first, then leave no zombie.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        let _ = waitpid(self.pid, None);
+    }
+}
+
+/// The spawner's whole life.
+fn serve(socket: OwnedFd) -> io::Result<()> {
+    let socket = settle(socket, c"berth-spawner")?;
+    signals::shrug_off(&SHRUGGED_OFF)?;
+    let mut chld = SigSet::empty();
+    chld.add(Signal::SIGCHLD);
+    chld.thread_set_mask()?;
+    let children = SignalFd::with_flags(&chld, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let mut path = [0u8; MAX_PATH];
+    loop {
+        let mut fds = [
+            PollFd::new(&socket, PollFlags::IN),
+            PollFd::new(&children, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let (asked, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if ended {
+            while let Ok(Some(_)) = children.read_signal() {}
+            reap();
+        }
+        if asked {
+            match receive_with_fd(&socket, &mut path) {
+                Ok((0, _)) => return Ok(()),
+                Ok((length, Some(control))) => spawn(&path[..length], control),
+                // Without its descriptor (no room for one here) a request cannot be answered: the engine reads end of file.
+                Ok((_, None)) | Err(Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// Forks one supervisor, or tells the engine why not.
+fn spawn(bundle: &[u8], control: OwnedFd) {
+    let forked = fork::fork(|| match start_supervisor(bundle, &control) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    });
+    if let Err(e) = forked {
+        let answer = e.raw_os_error().unwrap_or(libc::EAGAIN).saturating_neg();
+        // If the engine is gone there is nobody to tell.
+        let _ = rustix::net::send(&control, &answer.to_ne_bytes(), SendFlags::NOSIGNAL);
+    }
+}
+
+/// The first steps of a supervisor: becomes a process of its own and announces itself.
+fn start_supervisor(bundle: &[u8], control: &OwnedFd) -> io::Result<()> {
+    let control = control.try_clone()?;
+    let control = settle(control, c"berth-super")?;
+    SigSet::empty().thread_set_mask()?;
+    let pid = nix::unistd::getpid();
+    let this = pidfd_open(rustix_pid(pid)?, PidfdFlags::empty())?;
+    send_with_fd(&control, &pid.as_raw().to_ne_bytes(), this.as_fd())?;
+    drop(this);
+    process::run(Path::new(OsStr::from_bytes(bundle)), UnixStream::from(control)).map_err(io::Error::other)
+}
+
+/// Makes a freshly forked process independent of its parent: session, directory, descriptors, name.
+fn settle(keep: OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+    let keep = fork::close_all_but(keep)?;
+    setsid()?;
+    prctl::set_name(name)?;
+    prctl::set_dumpable(false)?;
+    nix::unistd::chdir("/")?;
+    umask(Mode::from_bits_truncate(0o022));
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(keep)
+}
+
+/// Collects the supervisors that have ended.
+fn reap() {
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+/// Whether the process behind `pidfd` has ended.
+pub(super) fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok() && !fds[0].revents().is_empty()
+}
+
+fn rustix_pid(pid: Pid) -> Result<rustix::process::Pid, Errno> {
+    rustix::process::Pid::from_raw(pid.as_raw()).ok_or(Errno::SRCH)
+}
+
+/// Sends one message that carries one descriptor.
+fn send_with_fd(socket: &OwnedFd, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fds = [fd];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(Errno::INVAL);
+    }
+    loop {
+        match sendmsg(
+            socket,
+            &[IoSlice::new(bytes)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        ) {
+            Err(Errno::INTR) => {}
+            done => return done.map(drop),
+        }
+    }
+}
+
+/// Receives one message and the descriptor it carries.
+fn receive_with_fd(socket: &OwnedFd, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    loop {
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = match recvmsg(
+            socket,
+            &mut [IoSliceMut::new(bytes)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        ) {
+            Err(Errno::INTR) => continue,
+            other => other?,
+        };
+        let mut fd = None;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                for received in fds {
+                    fd = Some(received);
+                }
+            }
+        }
+        return Ok((received.bytes, fd));
+    }
+}
