@@ -13,6 +13,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let yaml = fs::read_to_string(&document).map_err(|error| format!("{}: {error}", document.display()))?;
     let generated = codegen::generate(&yaml).map_err(|error| format!("openapi.yaml: {error}"))?;
     fs::write(Path::new(&out).join("generated.rs"), generated.rust)?;
-    fs::write(Path::new(&out).join("openapi.json"), generated.json)?;
+    fs::write(Path::new(&out).join("openapi.json"), generated.json + "\n")?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Writes the types.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::quote;
 
 use crate::codegen::{
     gates,
@@ -18,7 +18,15 @@ pub fn write(schemas: &Schemas) -> TokenStream {
     quote! {
         /// The schemas of the contract.
         pub mod models {
+            #[doc(hidden)]
+            pub use std::collections::BTreeMap;
+
             use serde::{Deserialize, Serialize};
+            #[doc(hidden)]
+            pub use serde_json::{Map, Value};
+
+            #[doc(hidden)]
+            pub use crate::values::EmptyObject;
 
             use crate::generated::gates;
 
@@ -70,8 +78,13 @@ fn field(field: &Field) -> TokenStream {
     }
 }
 
-/// A type as Rust writes it, from anywhere in this crate.
+/// A type as Rust writes it in the generated modules.
 pub fn rust(ty: &Ty) -> TokenStream {
+    rust_in(ty, &quote!(super::models))
+}
+
+/// A type as Rust writes it where the module of the models has this path.
+pub fn rust_in(ty: &Ty, models: &TokenStream) -> TokenStream {
     match ty {
         Ty::Bool => quote!(bool),
         Ty::Int(name) => {
@@ -80,27 +93,27 @@ pub fn rust(ty: &Ty) -> TokenStream {
         }
         Ty::Float => quote!(f64),
         Ty::Text => quote!(String),
-        Ty::Any => quote!(serde_json::Value),
-        Ty::FreeMap => quote!(serde_json::Map<String, serde_json::Value>),
-        Ty::Empty => quote!(crate::values::EmptyObject),
+        Ty::Any => quote!(#models::Value),
+        Ty::FreeMap => quote!(#models::Map<String, #models::Value>),
+        Ty::Empty => quote!(#models::EmptyObject),
         Ty::List(items) => {
-            let items = rust(items);
+            let items = rust_in(items, models);
             quote!(Vec<#items>)
         }
         Ty::Map(values) => {
-            let values = rust(values);
-            quote!(std::collections::BTreeMap<String, #values>)
+            let values = rust_in(values, models);
+            quote!(#models::BTreeMap<String, #values>)
         }
         Ty::Named(name) => {
-            let name = format_ident!("{name}");
-            quote!(super::models::#name)
+            let name = ident(name);
+            quote!(#models::#name)
         }
         Ty::Boxed(name) => {
-            let name = format_ident!("{name}");
-            quote!(Box<super::models::#name>)
+            let name = ident(name);
+            quote!(Box<#models::#name>)
         }
         Ty::Option(inner) => {
-            let inner = rust(inner);
+            let inner = rust_in(inner, models);
             quote!(Option<#inner>)
         }
     }

@@ -292,9 +292,10 @@ impl Reader<'_, '_> {
         }
         let definition = match enumeration(schema)? {
             Some((values, default)) if !nullable(schema) => Definition::Enum { doc, values, default },
-            _ => Definition::Alias {
-                doc,
-                ty: self.schema(name, schema)?,
+            // Who refers to the alias says that it can be null.
+            _ => match self.schema(name, schema)? {
+                Ty::Option(inner) => Definition::Alias { doc, ty: *inner },
+                ty => Definition::Alias { doc, ty },
             },
         };
         self.add(name, definition)

@@ -7,7 +7,7 @@ use quote::{format_ident, quote};
 
 use crate::codegen::{
     gates,
-    models::{docs, rust},
+    models::{docs, rust_in},
     names::{self, ident},
     operations::{Body, Content, Header, Operation, Query, QueryKind},
 };
@@ -29,6 +29,7 @@ pub fn write(operations: &[Operation]) -> TokenStream {
         }
     });
     let types = operations.iter().map(types);
+    let later = later(operations);
     quote! {
         /// The traits, and the types of arguments and replies.
         pub mod api {
@@ -54,43 +55,96 @@ pub fn write(operations: &[Operation]) -> TokenStream {
 
             #(#traits)*
             #(#types)*
+            #later
+        }
+    }
+}
+
+/// Where a signature finds the types it names.
+struct Paths {
+    /// The module of the models.
+    models: TokenStream,
+    /// What stands before every other type.
+    api: TokenStream,
+}
+
+impl Paths {
+    /// Inside the generated modules.
+    fn inside() -> Self {
+        Self {
+            models: quote!(super::models),
+            api: quote!(),
+        }
+    }
+
+    /// In a macro that other crates use.
+    fn outside() -> Self {
+        Self {
+            models: quote!($crate::models),
+            api: quote!($crate::),
         }
     }
 }
 
 /// One method of a trait.
 pub fn method(operation: &Operation) -> TokenStream {
+    let paths = Paths::inside();
     let doc = docs(&operation.doc);
     let name = names::field(&operation.id);
-    let arguments = arguments(operation);
-    let reply = reply_type(operation);
+    let arguments = arguments(operation, &paths)
+        .into_iter()
+        .map(|(name, ty)| quote!(#name: #ty));
+    let reply = reply_type(operation, &paths);
     quote! {
         #doc
         fn #name(&self, ctx: Ctx, #(#arguments),*) -> impl Future<Output = Result<#reply, Self::Error>> + Send;
     }
 }
 
-fn arguments(operation: &Operation) -> Vec<TokenStream> {
+/// The macro that writes handlers of operations that are still to come.
+fn later(operations: &[Operation]) -> TokenStream {
+    let paths = Paths::outside();
+    let arms = operations.iter().map(|operation| {
+        let name = names::field(&operation.id);
+        let arguments = arguments(operation, &paths).into_iter().map(|(_, ty)| quote!(_: #ty));
+        let reply = reply_type(operation, &paths);
+        quote! {
+            (@handler #name) => {
+                async fn #name(&self, ctx: $crate::Ctx, #(#arguments),*) -> ::core::result::Result<#reply, Self::Error> {
+                    Err(ctx.later().into())
+                }
+            };
+        }
+    });
+    quote! {
+        /// Writes the handlers of operations that the engine does not have yet, inside the `impl` of their trait:
+        /// `later!(plugin_create, plugin_pull);`. They answer 501 and name the operation.
+        #[macro_export]
+        macro_rules! later {
+            #(#arms)*
+            ($($name:ident),+ $(,)?) => { $($crate::later!(@handler $name);)+ };
+        }
+    }
+}
+
+/// A handler's arguments after the context.
+fn arguments(operation: &Operation, Paths { models, api }: &Paths) -> Vec<(Ident, TokenStream)> {
     let mut arguments = Vec::new();
     for name in &operation.names {
-        let name = names::field(name);
-        arguments.push(quote!(#name: String));
+        arguments.push((names::field(name), quote!(String)));
     }
     if !operation.query.is_empty() {
         let ty = query_type(operation);
-        arguments.push(quote!(query: #ty));
+        arguments.push((ident("query"), quote!(#api #ty)));
     }
     if !operation.headers.is_empty() {
         let ty = headers_type(operation);
-        arguments.push(quote!(headers: #ty));
+        arguments.push((ident("headers"), quote!(#api #ty)));
     }
     match &operation.body {
         None => {}
-        Some(Body::Raw) => arguments.push(quote!(body: RawBody)),
-        Some(Body::Json { ty, .. }) => {
-            let ty = rust(ty);
-            arguments.push(quote!(body: #ty));
-        }
+        Some(Body::Raw) => arguments.push((ident("body"), quote!(#api RawBody))),
+        Some(Body::Json { ty, .. }) => arguments.push((ident("body"), rust_in(ty, models))),
     }
     arguments
 }
@@ -127,38 +181,38 @@ pub fn variant(status: u16) -> Ident {
 }
 
 /// What the handler returns.
-fn reply_type(operation: &Operation) -> TokenStream {
+fn reply_type(operation: &Operation, paths: &Paths) -> TokenStream {
     match operation.reply.headers.is_empty() {
-        true => body_type(operation),
+        true => body_type(operation, paths),
         false => {
-            let name = reply_struct(operation);
-            quote!(#name)
+            let (api, name) = (&paths.api, reply_struct(operation));
+            quote!(#api #name)
         }
     }
 }
 
-fn body_type(operation: &Operation) -> TokenStream {
+fn body_type(operation: &Operation, paths: &Paths) -> TokenStream {
     match &operation.reply.choices[..] {
-        [(_, only)] => content_type(only),
+        [(_, only)] => content_type(only, paths),
         _ => {
-            let name = reply_enum(operation);
-            quote!(#name)
+            let (api, name) = (&paths.api, reply_enum(operation));
+            quote!(#api #name)
         }
     }
 }
 
-fn content_type(content: &Content) -> TokenStream {
+fn content_type(content: &Content, Paths { models, api }: &Paths) -> TokenStream {
     match content {
         Content::Nothing => quote!(()),
-        Content::Json(ty) => rust(ty),
-        Content::JsonText => quote!(JsonText),
+        Content::Json(ty) => rust_in(ty, models),
+        Content::JsonText => quote!(#api JsonText),
         Content::Records { ty, .. } => {
-            let ty = rust(ty);
-            quote!(JsonStream<#ty>)
+            let ty = rust_in(ty, models);
+            quote!(#api JsonStream<#ty>)
         }
-        Content::Bytes { .. } => quote!(ByteStream),
+        Content::Bytes { .. } => quote!(#api ByteStream),
         Content::Text { .. } => quote!(String),
-        Content::Takeover => quote!(Takeover),
+        Content::Takeover => quote!(#api Takeover),
     }
 }
 
@@ -175,7 +229,7 @@ fn types(operation: &Operation) -> TokenStream {
             match content {
                 Content::Nothing => quote!(#[doc = #doc] #variant),
                 content => {
-                    let ty = content_type(content);
+                    let ty = content_type(content, &Paths::inside());
                     quote!(#[doc = #doc] #variant(#ty))
                 }
             }
@@ -189,7 +243,7 @@ fn types(operation: &Operation) -> TokenStream {
 fn with_headers(operation: &Operation) -> TokenStream {
     let name = reply_struct(operation);
     let doc = format!(" The reply of `{}` with its headers.", operation.id);
-    let body = body_type(operation);
+    let body = body_type(operation, &Paths::inside());
     let fields = operation.reply.headers.iter().map(header_field);
     let defaults = operation.reply.headers.iter().map(|header| {
         let (name, default) = (names::field(&header.name), &header.default);

@@ -10,7 +10,7 @@ use crate::version::ApiVersion;
 /// The contract as it was written.
 pub const OPENAPI_YAML: &str = include_str!("../../openapi.yaml");
 
-/// The contract as JSON, on one line.
+/// The contract as JSON, on one line that is ended.
 pub const OPENAPI_JSON: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
 
 /// The two ways the document is written.
@@ -52,9 +52,21 @@ fn restricted(version: ApiVersion, format: Format) -> String {
     if let Some(info) = document.get_mut("info").and_then(Value::as_mapping_mut) {
         info.insert("version".into(), version.to_string().into());
     }
+    name_server(&mut document, version);
     match format {
         Format::Yaml => yaml_serde::to_string(&document).unwrap_or_default(),
-        Format::Json => serde_json::to_string(&document).unwrap_or_default(),
+        Format::Json => serde_json::to_string(&document).unwrap_or_default() + "\n",
+    }
+}
+
+/// Lets the document's server be the one of `version`.
+fn name_server(document: &mut Value, version: ApiVersion) {
+    let newest = format!("/v{}", ApiVersion::NEWEST);
+    let servers = document.get_mut("servers").and_then(Value::as_sequence_mut);
+    for server in servers.into_iter().flatten().filter_map(Value::as_mapping_mut) {
+        if server.get("url").and_then(Value::as_str) == Some(newest.as_str()) {
+            server.insert("url".into(), format!("/v{version}").into());
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a failed operation answers, and how a handler's own error becomes it.
 
+use std::fmt;
+
 use axum::{body::Body, http::Response};
 use http::{HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
@@ -25,6 +27,14 @@ pub trait Fault: From<ErrorReply> + Send + 'static {
     /// The answer this error gets. Called once, where the reply is written.
     fn reply(&self) -> ErrorReply;
 }
+
+impl fmt::Display for ErrorReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ErrorReply {}
 
 impl Fault for ErrorReply {
     fn reply(&self) -> ErrorReply {

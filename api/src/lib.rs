@@ -20,7 +20,7 @@
 //!     async fn container_stats(&self, ctx: Ctx, id: String, query: ContainerStatsQuery)
 //!         -> Result<JsonStream<ContainerStatsResponse>, Error> { … }
 //!     async fn container_attach(&self, ctx: Ctx, id: String, query: ContainerAttachQuery) -> Result<Takeover, Error> { … }
-//!     async fn container_update(&self, ctx: Ctx, …) -> … { Err(ctx.later().into()) }   // 501, named
+//!     later!(container_export, container_attach_websocket);               // 501, naming the operation
 //! }
 //!
 //! let app: axum::Router = berth_api::router(engine);
@@ -96,6 +96,8 @@ pub use reply::JsonText;
 pub use route::router;
 pub use stream::{ByteStream, Framing, JsonStream};
 pub use takeover::{Duplex, Takeover, TakeoverSlot, Taker, Upgraded};
+/// The message stream of [`Takeover::websocket`].
+pub use tokio_tungstenite::{WebSocketStream, tungstenite};
 pub use values::EmptyObject;
 pub use version::{ApiVersion, write_as};
 

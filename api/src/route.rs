@@ -1,8 +1,9 @@
 //! From a request to its operation: path, version, operation, and the headers every known route carries.
 
-use std::{borrow::Cow, cmp::Ordering, convert::Infallible, pin::Pin};
+use std::{borrow::Cow, cmp::Ordering, convert::Infallible, panic::AssertUnwindSafe, pin::Pin};
 
 use axum::{Router, body::Body, extract::Request};
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -100,12 +101,15 @@ pub(crate) fn to_the_end(
     let handler = tokio::spawn(handler);
     Box::pin(async move {
         handler.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a handler panicked");
-            Err(ErrorReply::internal(
-                "the engine failed while it worked on this request",
-            ))
+            tracing::error!(%error, "a handler did not end");
+            Err(panicked())
         })
     })
+}
+
+/// What a client hears of a handler that panicked; the panic itself is in the log.
+fn panicked() -> ErrorReply {
+    ErrorReply::internal("the engine failed while it worked on this request; its log says why")
 }
 
 async fn answer<E: Engine>(engine: E, request: Request) -> Reply {
@@ -116,9 +120,12 @@ async fn answer<E: Engine>(engine: E, request: Request) -> Reply {
     let operation = call.ctx.operation;
     let version = call.ctx.version;
     let mut reply = match gate(&call.ctx) {
-        Ok(()) => dispatch(op, engine, call)
-            .await
-            .unwrap_or_else(ErrorReply::into_response),
+        Ok(()) => {
+            let handled = AssertUnwindSafe(dispatch(op, engine, call)).catch_unwind().await;
+            handled
+                .unwrap_or_else(|_| Err(panicked()))
+                .unwrap_or_else(ErrorReply::into_response)
+        }
         Err(refused) => refused.into_response(),
     };
     reply

@@ -22,7 +22,12 @@ use std::{
 use axum::body::Body;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
+};
 
 use crate::{error::ErrorReply, reply, stream::Framing, version::ApiVersion};
 
@@ -37,11 +42,30 @@ type Run = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> 
 
 /// The reply that takes the connection over once it is sent.
 pub struct Takeover {
-    framing: Option<Framing>,
+    protocol: Protocol,
     run: Run,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Protocol {
+    /// Streams of a process; clients may or may not ask for an upgrade.
+    Streams(Framing),
+    /// The protocol the client names in `Upgrade`.
+    Named,
+    WebSocket,
+}
+
 impl Takeover {
+    fn new<F>(protocol: Protocol, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self {
+            protocol,
+            run: Box::new(|connection| Box::pin(run(connection))),
+        }
+    }
+
     /// Streams of a process in `framing`; `run` owns the connection and closes it by dropping it.
     ///
     /// `run` is driven by the connection's own task. It is dropped, unrun, if the client goes away before the reply is sent.
@@ -49,21 +73,25 @@ impl Takeover {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self {
-            framing: Some(framing),
-            run: Box::new(|connection| Box::pin(run(connection))),
-        }
+        Self::new(Protocol::Streams(framing), run)
     }
 
-    /// Another protocol, the one the client named in `Upgrade`.
+    /// The protocol the client names in `Upgrade`; `run` as for [`Takeover::streams`]. Without an upgrade: 400.
     pub fn protocol<F>(run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self {
-            framing: None,
-            run: Box::new(|connection| Box::pin(run(connection))),
-        }
+        Self::new(Protocol::Named, run)
+    }
+
+    /// A WebSocket after its handshake. A request that is no such handshake: 400.
+    pub fn websocket<F>(run: impl FnOnce(WebSocketStream<Upgraded>) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::new(Protocol::WebSocket, |connection| async {
+            run(WebSocketStream::from_raw_socket(connection, Role::Server, None).await).await;
+        })
     }
 
     /// Puts the taker into the slot and makes the reply after which the server looks there.
@@ -73,39 +101,82 @@ impl Takeover {
         slot: Option<&TakeoverSlot>,
         version: ApiVersion,
     ) -> Result<Response<Body>, ErrorReply> {
+        let upgrade = request.get(header::UPGRADE);
+        let response = match self.protocol {
+            Protocol::Streams(framing) => streams_head(upgrade, framing, version),
+            Protocol::Named => switching(upgrade.ok_or_else(|| {
+                ErrorReply::invalid("this operation needs 'Connection: Upgrade' and an 'Upgrade' header")
+            })?),
+            Protocol::WebSocket => websocket_head(request)?,
+        };
         let slot = slot.ok_or_else(|| ErrorReply::internal("this connection can't be taken over"))?;
         slot.put(Taker(self.run));
-        // An empty body of unknown size: no length is written and the connection ends with the head.
-        let mut response = Response::new(Body::from_stream(
-            futures_util::stream::empty::<io::Result<Bytes>>(),
-        ));
-        let upgrade = request.get(header::UPGRADE);
-        match upgrade {
-            Some(protocol) => {
-                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-                response
-                    .extensions_mut()
-                    .insert(hyper::ext::ReasonPhrase::from_static(b"UPGRADED"));
-                let headers = response.headers_mut();
-                headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-                headers.insert(header::UPGRADE, protocol.clone());
-            }
-            // hyper frames the body of a HTTP/1.1 reply; that of a 1.0 reply ends with the connection.
-            None => *response.version_mut() = Version::HTTP_10,
-        }
-        if let Some(framing) = self.framing {
-            let known = if upgrade.is_some() { framing } else { Framing::Raw };
-            let content_type = reply::output_type(known, version);
-            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-        }
         Ok(response)
     }
+}
+
+/// A head without a body: no length is written, and the connection's HTTP ends with it.
+fn head() -> Response<Body> {
+    Response::new(Body::from_stream(
+        futures_util::stream::empty::<io::Result<Bytes>>(),
+    ))
+}
+
+/// The 101 that switches to `protocol`.
+fn switching(protocol: &HeaderValue) -> Response<Body> {
+    let mut response = head();
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response
+        .extensions_mut()
+        .insert(ReasonPhrase::from_static(b"UPGRADED"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, protocol.clone());
+    response
+}
+
+fn streams_head(upgrade: Option<&HeaderValue>, framing: Framing, version: ApiVersion) -> Response<Body> {
+    let (mut response, framing) = match upgrade {
+        Some(protocol) => (switching(protocol), framing),
+        // hyper would frame the body of an HTTP/1.1 reply; that of a 1.0 reply ends with the connection.
+        // Whatever follows, clients that do not upgrade have always been told it is raw.
+        None => {
+            let mut response = head();
+            *response.version_mut() = Version::HTTP_10;
+            (response, Framing::Raw)
+        }
+    };
+    let content_type = reply::output_type(framing, version);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+/// The server's half of a WebSocket handshake (RFC 6455, 4.2).
+fn websocket_head(request: &HeaderMap) -> Result<Response<Body>, ErrorReply> {
+    let is_websocket = request
+        .get(header::UPGRADE)
+        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let key = request.get(header::SEC_WEBSOCKET_KEY).filter(|_| is_websocket);
+    let key = key.ok_or_else(|| ErrorReply::invalid("this operation needs a WebSocket handshake"))?;
+    let version = request.get(header::SEC_WEBSOCKET_VERSION);
+    if version.is_none_or(|version| version != "13") {
+        return Err(ErrorReply::invalid(
+            "only version 13 of the WebSocket protocol is spoken here",
+        ));
+    }
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|_| ErrorReply::internal("the WebSocket handshake can't be answered"))?;
+    let mut response = switching(&HeaderValue::from_static("websocket"));
+    response
+        .headers_mut()
+        .insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    Ok(response)
 }
 
 impl std::fmt::Debug for Takeover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Takeover")
-            .field("framing", &self.framing)
+            .field("protocol", &self.protocol)
             .finish_non_exhaustive()
     }
 }
