@@ -309,8 +309,8 @@ impl Reader<'_, '_> {
             RefOr::Ref(reference) => (&None, reference.description.clone()),
         };
         let always = property.required || flag(extensions, "x-always");
-        // Left out must be told apart from every value when no value is the empty text.
-        if !always && !matches!(ty, Ty::Option(_)) && self.lacks_empty_value(property.schema)? {
+        // Left out must be told apart from every value that can be written.
+        if !always && !matches!(ty, Ty::Option(_)) && self.has_no_zero(property.schema)? {
             ty = Ty::Option(Box::new(ty));
         }
         Ok(Field {
@@ -322,16 +322,19 @@ impl Reader<'_, '_> {
         })
     }
 
-    /// Whether a schema is, in the end, an enum none of whose values is the empty text.
-    fn lacks_empty_value(&self, schema: &RefOr<Schema>) -> Result<bool, String> {
+    /// Whether a schema has no value that means the same as leaving it out: structs (in Go, only pointers to them are
+    /// left out) and enums none of whose values is the empty text.
+    fn has_no_zero(&self, schema: &RefOr<Schema>) -> Result<bool, String> {
         let schema = match schema {
             RefOr::Ref(reference) => self.document.schema(&reference.ref_location)?,
             RefOr::T(schema) => schema,
         };
         match schema {
-            Schema::OneOf(one) if one.items.len() == 1 => self.lacks_empty_value(&one.items[0]),
+            Schema::OneOf(one) if one.items.len() == 1 => self.has_no_zero(&one.items[0]),
             schema => {
-                Ok(enumeration(schema)?.is_some_and(|(values, _)| !values.iter().any(String::is_empty)))
+                let values = enumeration(schema)?;
+                let lacks_empty = values.is_some_and(|(values, _)| !values.iter().any(String::is_empty));
+                Ok(is_struct(schema) || lacks_empty)
             }
         }
     }

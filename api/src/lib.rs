@@ -34,7 +34,7 @@
 //! | in the document | in Rust |
 //! |---|---|
 //! | schema | a struct of [`models`]; every field is public, `Default` is the zero value |
-//! | property | its type; `Option` only where null is declared (`[T, null]`), or for an enum that may be left out |
+//! | property | its type; `Option` where null is declared (`[T, null]`), and for structs and enums that may be left out |
 //! | `required` or `x-always` property | always written (`None` as null) |
 //! | other property | left out when zero |
 //! | string enum | an enum with `as_str`, `FromStr`, `Display`, `ALL` |
@@ -92,6 +92,7 @@ pub use document::{Format, OPENAPI_JSON, OPENAPI_YAML, document_for};
 pub use error::{ERROR_CODE, ErrorReply, Fault};
 pub use filters::Filters;
 pub use generated::{api::*, models};
+pub use query::is_true;
 pub use reply::JsonText;
 pub use route::router;
 pub use stream::{ByteStream, Framing, JsonStream};

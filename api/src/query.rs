@@ -4,6 +4,15 @@ use std::str::FromStr;
 
 use crate::{error::ErrorReply, filters::Filters, version::ApiVersion};
 
+/// Whether a text means yes where the API takes a boolean: all but the empty text, `0`, `no`, `false` and `none`, in any
+/// case and with blanks around it.
+pub fn is_true(text: &str) -> bool {
+    let text = text.trim();
+    !["", "0", "no", "false", "none"]
+        .iter()
+        .any(|word| text.eq_ignore_ascii_case(word))
+}
+
 /// The decoded query of a request. Generated `…Query` structs are read from it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query {
@@ -45,14 +54,9 @@ impl Query {
         self.first(name).filter(|value| !value.is_empty())
     }
 
-    /// Absent: `default`. Empty, `0`, `no`, `false`, `none` in any case: false. All else: true.
+    /// Absent: `default`; else whether it [`is_true`].
     pub(crate) fn boolean(&self, name: &str, default: bool) -> bool {
-        self.first(name).map_or(default, |value| {
-            let value = value.trim();
-            !["", "0", "no", "false", "none"]
-                .iter()
-                .any(|word| value.eq_ignore_ascii_case(word))
-        })
+        self.first(name).map_or(default, is_true)
     }
 
     /// Absent or empty: none. Not a number of the parameter's type: 400.
