@@ -1,7 +1,9 @@
 //! Reading the contract into utoipa's model of OpenAPI.
 
+use serde::de::DeserializeOwned;
 use utoipa::openapi::{
-    OpenApi, Ref, RefOr, Response, Schema, extensions::Extensions, path::Parameter, request_body::RequestBody,
+    OpenApi, PathItem, Ref, RefOr, Response, Schema, extensions::Extensions, path::Parameter,
+    request_body::RequestBody,
 };
 use yaml_serde::{Mapping, Value};
 
@@ -19,7 +21,10 @@ impl Document {
         let mut value: Value = yaml_serde::from_str(yaml).map_err(|error| error.to_string())?;
         let json = serde_json::to_string(&value).map_err(|error| error.to_string())?;
         prepare(&mut value);
-        let api = yaml_serde::from_value(value).map_err(|error| error.to_string())?;
+        let api = match yaml_serde::from_value(value.clone()) {
+            Ok(api) => api,
+            Err(error) => return Err(locate(&value).unwrap_or_else(|| error.to_string())),
+        };
         Ok(Self { api, json })
     }
 
@@ -74,6 +79,28 @@ impl Document {
             }
         }
     }
+}
+
+/// Which part of a document utoipa does not take. Its own errors say only that no variant fits.
+fn locate(document: &Value) -> Option<String> {
+    let schemas = document
+        .get("components")
+        .and_then(|components| components.get("schemas"));
+    let schema = schemas
+        .and_then(first_wrong::<RefOr<Schema>>)
+        .map(|place| format!("components.schemas.{place}"));
+    schema.or_else(|| document.get("paths").and_then(first_wrong::<PathItem>))
+}
+
+/// The first member that is no `T`, and why.
+fn first_wrong<T: DeserializeOwned>(members: &Value) -> Option<String> {
+    members.as_mapping()?.iter().find_map(|(name, member)| {
+        let error = yaml_serde::from_value::<T>(member.clone()).err()?;
+        Some(format!(
+            "{}: {error} (does each schema in it have a type?)",
+            name.as_str().unwrap_or_default()
+        ))
+    })
 }
 
 /// The name at the end of a reference into the components.

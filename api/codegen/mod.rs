@@ -13,6 +13,7 @@ mod names;
 mod operations;
 mod router;
 mod schemas;
+mod shapes;
 #[cfg(test)]
 mod tests;
 mod traits;

@@ -119,12 +119,11 @@ impl Operation {
     /// Whether the handler is dropped when the client goes away: it reads, or it streams.
     pub fn ends_with_client(&self) -> bool {
         matches!(self.method, "GET" | "HEAD")
-            || self.reply.choices.iter().any(|(_, content)| {
-                matches!(
-                    content,
-                    Content::Records { .. } | Content::Bytes { .. } | Content::Takeover
-                )
-            })
+            || self
+                .reply
+                .choices
+                .iter()
+                .any(|(_, content)| matches!(content, Content::Records { .. } | Content::Bytes { .. }))
     }
 }
 

@@ -143,3 +143,66 @@ impl Filters {
         ErrorReply::invalid(format!("invalid filter '{name}={values:?}'")).code("invalid-filter")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filters(text: &str) -> Filters {
+        Filters::parse(text).expect("they are filters")
+    }
+
+    #[test]
+    fn both_forms_say_the_same() {
+        assert_eq!(
+            filters(r#"{"a":["x","y"],"b":[]}"#),
+            filters(r#"{"b":{},"a":{"y":true,"x":true}}"#)
+        );
+        assert!(filters("").is_empty() && filters(" null").is_empty() && filters("{}").is_empty());
+    }
+
+    #[test]
+    fn a_value_that_is_not_wanted_still_names_the_filter() {
+        let filters = filters(r#"{"status":{"running":false}}"#);
+        assert!(filters.contains("status"));
+        assert!(!filters.exact("status", "running"));
+        assert!(filters.exact("name", "anything"));
+    }
+
+    #[test]
+    fn values_of_a_name_are_alternatives_but_labels_add_up() {
+        let filters = filters(r#"{"status":["exited","dead"],"label":["a","b=2"]}"#);
+        assert!(filters.exact("status", "dead") && !filters.exact("status", "running"));
+        let labels = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        assert!(filters.label_map(&labels(&[("a", "1"), ("b", "2")])));
+        assert!(!filters.label_map(&labels(&[("a", "1"), ("b", "3")])));
+        assert!(!filters.label_map(&labels(&[("b", "2")])));
+        let without = Filters::default().with("label!", "keep");
+        assert!(without.label_map(&labels(&[("a", "1")])));
+        assert!(!without.label_map(&labels(&[("keep", "")])));
+    }
+
+    #[test]
+    fn booleans_are_one_of_two() {
+        let value = |text: &str| filters(text).boolean("dangling").map_err(|error| error.message);
+        assert_eq!(value("{}"), Ok(None));
+        assert_eq!(value(r#"{"dangling":["1","true"]}"#), Ok(Some(true)));
+        assert_eq!(value(r#"{"dangling":["0"]}"#), Ok(Some(false)));
+        assert!(value(r#"{"dangling":["0","1"]}"#).is_err());
+        assert_eq!(
+            value(r#"{"dangling":["maybe"]}"#),
+            Err("invalid filter 'dangling=[\"maybe\"]'".to_owned())
+        );
+    }
+
+    #[test]
+    fn one_is_one() {
+        assert_eq!(filters(r#"{"until":["5"]}"#).one("until"), Ok(Some("5")));
+        assert!(filters(r#"{"until":["5","6"]}"#).one("until").is_err());
+    }
+}

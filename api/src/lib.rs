@@ -46,14 +46,14 @@
 //! | reply without content | `()` |
 //! | `x-stream: json` or `progress` | [`JsonStream`] |
 //! | `x-stream: frames` or `bytes` | [`ByteStream`] |
-//! | `x-hijack` | [`Takeover`] |
+//! | `x-hijack`, `x-websocket` | [`Takeover`] |
 //! | declared reply headers | `<Operation>Reply { header…, body }` |
 //! | several 2xx replies | `enum <Operation>Reply { Ok(…), NoContent, … }` |
 //! | 304 and errors | the handler's error, through [`Fault`] |
 //! | `x-since`, `x-until` | operations are refused with 400, parameters and fields are not read and not written; handlers always think in the newest version |
 //!
 //! Handlers of operations that change something run in a task of their own, so they end even if the client goes away;
-//! `GET`, streams and takeovers are dropped with their client.
+//! `GET` and streams are dropped with their client.
 
 #![forbid(unsafe_code)]
 

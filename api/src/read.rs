@@ -312,3 +312,82 @@ impl<'de> MapAccess<'de> for Members {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::models::{ContainerConfig, ContainerCreateRequest, PortMap};
+
+    fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+        read_value(value, ApiVersion::NEWEST).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn null_is_the_zero_value_everywhere() {
+        let nulls: ContainerCreateRequest = read(json!({
+            "Image": null, "Tty": null, "Env": ["A=1", null], "Labels": {"a": null}, "Healthcheck": null,
+            "ExposedPorts": {"80/tcp": null}, "HostConfig": {"Memory": null, "RestartPolicy": null, "Mounts": null},
+        }))
+        .expect("it is read");
+        assert_eq!(nulls.image, "");
+        assert_eq!(nulls.env, Some(vec!["A=1".to_owned(), String::new()]));
+        assert!(
+            nulls
+                .exposed_ports
+                .is_some_and(|ports| ports.contains_key("80/tcp"))
+        );
+        assert_eq!(nulls.healthcheck, None);
+        assert_eq!(nulls.host_config, Some(Default::default()));
+        assert_eq!(read::<ContainerConfig>(json!(null)), Ok(Default::default()));
+    }
+
+    #[test]
+    fn field_names_match_in_any_case_and_exactly_first() {
+        let config: ContainerConfig =
+            read(json!({"image": "a", "TTY": true, "unknown": {"x": 1}})).expect("it is read");
+        assert_eq!((config.image.as_str(), config.tty), ("a", true));
+        for both in [
+            json!({"image": "a", "Image": "b", "IMAGE": "c"}),
+            json!({"IMAGE": "c", "Image": "b"}),
+        ] {
+            assert_eq!(
+                read::<ContainerConfig>(both).map(|config| config.image),
+                Ok("b".to_owned())
+            );
+        }
+        // Names that are data stay as they are.
+        let ports: PortMap = read(json!({"80/TCP": null})).expect("it is read");
+        assert!(ports.contains_key("80/TCP"));
+    }
+
+    #[test]
+    fn some_lists_take_a_text() {
+        let config: ContainerConfig = read(json!({"cmd": "ls", "Entrypoint": ["a"]})).expect("it is read");
+        assert_eq!(config.cmd, Some(vec!["ls".to_owned()]));
+        assert!(read::<ContainerConfig>(json!({"Env": "A=1"})).is_err());
+    }
+
+    #[test]
+    fn errors_name_the_place() {
+        let error = |value| read::<ContainerCreateRequest>(value).expect_err("it is wrong");
+        assert_eq!(
+            error(json!({"HostConfig": {"memory": "1g"}})),
+            "invalid JSON: HostConfig.Memory: invalid type: string \"1g\", expected i64"
+        );
+        assert_eq!(
+            error(json!({"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": 80}]}}})),
+            "invalid JSON: HostConfig.PortBindings.80/tcp[0].HostPort: invalid type: integer `80`, expected a string"
+        );
+        assert!(
+            error(json!({"HostConfig": []})).starts_with("invalid JSON: HostConfig: invalid type: sequence")
+        );
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(read_json::<Value>(deep.as_bytes(), ApiVersion::NEWEST).is_err());
+    }
+}

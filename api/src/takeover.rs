@@ -43,7 +43,7 @@ type Run = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> 
 /// The reply that takes the connection over once it is sent.
 pub struct Takeover {
     protocol: Protocol,
-    run: Run,
+    run: Option<Run>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,13 +62,14 @@ impl Takeover {
     {
         Self {
             protocol,
-            run: Box::new(|connection| Box::pin(run(connection))),
+            run: Some(Box::new(|connection| Box::pin(run(connection)))),
         }
     }
 
     /// Streams of a process in `framing`; `run` owns the connection and closes it by dropping it.
     ///
-    /// `run` is driven by the connection's own task. It is dropped, unrun, if the client goes away before the reply is sent.
+    /// `run` is driven by the connection's own task. It is dropped, unrun, if the client goes away before the reply
+    /// is sent; what the handler has begun by then goes on.
     pub fn streams<F>(framing: Framing, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -94,6 +95,14 @@ impl Takeover {
         })
     }
 
+    /// Nothing is taken over after all (an exec that was started detached): an empty 200.
+    pub fn none() -> Self {
+        Self {
+            protocol: Protocol::Named,
+            run: None,
+        }
+    }
+
     /// Puts the taker into the slot and makes the reply after which the server looks there.
     pub(crate) fn reply(
         self,
@@ -101,6 +110,9 @@ impl Takeover {
         slot: Option<&TakeoverSlot>,
         version: ApiVersion,
     ) -> Result<Response<Body>, ErrorReply> {
+        let Some(run) = self.run else {
+            return Ok(reply::empty(200));
+        };
         let upgrade = request.get(header::UPGRADE);
         let response = match self.protocol {
             Protocol::Streams(framing) => streams_head(upgrade, framing, version),
@@ -110,7 +122,7 @@ impl Takeover {
             Protocol::WebSocket => websocket_head(request)?,
         };
         let slot = slot.ok_or_else(|| ErrorReply::internal("this connection can't be taken over"))?;
-        slot.put(Taker(self.run));
+        slot.put(Taker(run));
         Ok(response)
     }
 }

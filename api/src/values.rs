@@ -85,3 +85,52 @@ where
     let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
     text.parse().map_err(serde::de::Error::custom)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::{ApiVersion, models::*, write_as};
+
+    fn written<T: serde::Serialize>(version: ApiVersion, value: &T) -> Value {
+        let text = write_as(version, || serde_json::to_string(value)).expect("it is written");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    #[test]
+    fn always_is_always_and_zero_is_left_out() {
+        let config = written(ApiVersion::NEWEST, &HostConfig::default());
+        assert_eq!(config["Binds"], json!(null), "a null that is always written");
+        assert_eq!(config["NetworkMode"], json!(""));
+        assert_eq!(config.get("Sysctls"), None);
+    }
+
+    #[test]
+    fn even_what_is_always_written_has_its_first_version() {
+        let has = |version| {
+            written(version, &HostConfig::default())
+                .get("ConsoleSize")
+                .is_some()
+        };
+        assert!(has(ApiVersion::new(1, 42)));
+        assert!(!has(ApiVersion::new(1, 41)));
+    }
+
+    #[test]
+    fn an_enum_knows_its_texts() {
+        assert_eq!(RestartPolicyName::default().as_str(), "");
+        assert_eq!("on-failure".parse(), Ok(RestartPolicyName::OnFailure));
+        let unknown = "sometimes"
+            .parse::<RestartPolicyName>()
+            .expect_err("it is unknown");
+        assert!(
+            unknown.contains("\"sometimes\"") && unknown.contains("\"unless-stopped\""),
+            "{unknown}"
+        );
+        assert!(
+            RestartPolicyName::ALL
+                .iter()
+                .all(|name| name.as_str().parse() == Ok(*name))
+        );
+    }
+}
