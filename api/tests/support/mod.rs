@@ -139,9 +139,6 @@ impl ContainerApi for Fake {
         id: String,
         _: ContainerAttachQuery,
     ) -> Result<Takeover, ErrorReply> {
-        if id == "detached" {
-            return Ok(Takeover::none());
-        }
         if id == "gone" {
             return Err(ErrorReply::new(StatusCode::NOT_FOUND, "No such container: gone"));
         }
