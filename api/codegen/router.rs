@@ -23,6 +23,7 @@ pub fn write(operations: &[Operation]) -> TokenStream {
     let arms = by_literals.into_iter().map(arm);
     let dispatches = operations.iter().map(dispatch);
     let handlers = operations.iter().map(handler);
+    let echoes = operations.iter().filter_map(echo);
     quote! {
         /// Operations, and how requests get to them.
         pub(crate) mod router {
@@ -61,6 +62,16 @@ pub fn write(operations: &[Operation]) -> TokenStream {
             }
 
             #(#handlers)*
+
+            /// Reads a JSON reply of an operation as its model and writes it again.
+            #[cfg(test)]
+            pub(crate) fn echo(op: Op, reply: serde_json::Value) -> Option<Result<serde_json::Value, String>> {
+                use crate::read::echo;
+                match op {
+                    #(#echoes,)*
+                    _ => None,
+                }
+            }
         }
     }
 }
@@ -175,6 +186,21 @@ pub fn handler(operation: &Operation) -> TokenStream {
             #reply
         }
     }
+}
+
+fn echo(operation: &Operation) -> Option<TokenStream> {
+    let id = ident(&operation.id);
+    operation
+        .reply
+        .choices
+        .iter()
+        .find_map(|(_, content)| match content {
+            Content::Json(ty) | Content::Records { ty, .. } => {
+                let ty = rust(ty);
+                Some(quote!(Op::#id => Some(echo::<#ty>(reply))))
+            }
+            _ => None,
+        })
 }
 
 /// From the handler's answer to the reply.

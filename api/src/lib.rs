@@ -5,7 +5,7 @@
 //! The document declares an operation; `build.rs` makes of it a method of the trait of its tag, and of its
 //! parameters, bodies and replies the method's types. The engine implements all the traits:
 //!
-//! ```ignore
+//! ```text
 //! impl Api for Engine {
 //!     type Error = Error;                                    // implements Fault
 //! }

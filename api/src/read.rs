@@ -5,7 +5,7 @@
 //! - unknown fields are ignored; so are fields the requested API version does not have;
 //! - a few lists of strings also take one string.
 //!
-//! [`Reader`] is a serde deserializer over a parsed [`Value`]. It knows a struct's field names because derived
+//! `Reader` is a serde deserializer over a parsed [`Value`]. It knows a struct's field names because derived
 //! implementations name them, so no table of the models is needed, and types are only ever instantiated for it
 //! when a request carries them.
 
@@ -311,6 +311,13 @@ impl<'de> MapAccess<'de> for Members {
             }
         }
     }
+}
+
+/// Reads a value as a model and writes it again.
+#[cfg(test)]
+pub(crate) fn echo<T: DeserializeOwned + serde::Serialize>(value: Value) -> Result<Value, String> {
+    let model: T = read_value(value, ApiVersion::NEWEST).map_err(|error| error.to_string())?;
+    serde_json::to_value(model).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

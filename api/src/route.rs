@@ -304,3 +304,54 @@ fn decode(path: &str) -> Result<Vec<Cow<'_, str>>, ErrorReply> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::generated::router::echo;
+
+    /// Whether `whole` has all that `part` has; examples leave out what is of no interest.
+    fn holds(whole: &Value, part: &Value) -> bool {
+        match (whole, part) {
+            (Value::Object(whole), Value::Object(part)) => part
+                .iter()
+                .all(|(key, part)| whole.get(key).is_some_and(|whole| holds(whole, part))),
+            (Value::Array(whole), Value::Array(part)) => {
+                whole.len() == part.len() && whole.iter().zip(part).all(|(whole, part)| holds(whole, part))
+            }
+            (whole, part) => whole == part,
+        }
+    }
+
+    /// The document's own examples of replies come out of the models as they went in.
+    #[test]
+    fn examples_of_replies_are_what_the_models_write() {
+        let document: Value = serde_json::from_str(crate::OPENAPI_JSON).expect("JSON");
+        let mut wrong = Vec::new();
+        let mut seen = 0;
+        for operation in &OPERATIONS {
+            let method = operation.method.as_str().to_lowercase();
+            let responses = &document["paths"][operation.path][method.as_str()]["responses"];
+            let example = ["200", "201"].iter().find_map(|status| {
+                responses[status]["content"]["application/json"]
+                    .get("example")
+                    .cloned()
+            });
+            let segments: Vec<&str> = operation.path[1..].split('/').collect();
+            let found = find(operation.method.as_str(), &segments);
+            let (Some(example), Some((op, _))) = (example, found) else {
+                continue;
+            };
+            if let Some(echo) = echo(op, example.clone()) {
+                seen += 1;
+                if !echo.as_ref().is_ok_and(|echo| holds(echo, &example)) {
+                    wrong.push(format!("{}:\n  {example}\n  {echo:?}", operation.id));
+                }
+            }
+        }
+        assert!(seen > 40, "only {seen} replies have an example");
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}

@@ -4,7 +4,7 @@
 //! connection then belongs to the handler. hyper can do neither for a bare 200, so the server drives its connections
 //! with `without_shutdown` and gives the rest to the taker:
 //!
-//! ```ignore
+//! ```text
 //! let slot = TakeoverSlot::default();                  // one per connection, an extension of each of its requests
 //! let parts = http1::Builder::new().serve_connection(io, service).without_shutdown().await?;
 //! if let Some(taker) = slot.take() {

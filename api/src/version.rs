@@ -79,7 +79,7 @@ pub(crate) fn writing() -> ApiVersion {
 }
 
 /// Runs `write` with models serialised as `version` knows them: the generated `skip_serializing_if` of fields
-/// that came or went with a version ask [`writing`].
+/// that came or went with a version ask for it.
 pub fn write_as<T>(version: ApiVersion, write: impl FnOnce() -> T) -> T {
     struct Restore(ApiVersion);
     impl Drop for Restore {

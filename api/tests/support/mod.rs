@@ -139,6 +139,9 @@ impl ContainerApi for Fake {
         id: String,
         _: ContainerAttachQuery,
     ) -> Result<Takeover, ErrorReply> {
+        if id == "detached" {
+            return Ok(Takeover::none());
+        }
         if id == "gone" {
             return Err(ErrorReply::new(StatusCode::NOT_FOUND, "No such container: gone"));
         }
