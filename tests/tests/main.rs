@@ -1,4 +1,16 @@
 //! Black-box tests: each starts an engine of its own, drives it over its socket, and compares the host before and
 //! after. See the crate `berth_tests` for what they are made of.
 
+mod basics;
+mod containers;
+mod crash;
+mod docker_cli;
 mod document;
+mod events;
+mod failures;
+mod hello;
+mod hostile;
+mod images;
+mod isolation;
+mod requests;
+mod streams;
