@@ -18,6 +18,21 @@ pub fn shell(text: &str) -> Value {
     busybox(&["sh", "-c", text])
 }
 
+/// A configuration with an open standard input.
+pub fn interactive(mut config: Value, tty: bool) -> Value {
+    for field in [
+        "OpenStdin",
+        "StdinOnce",
+        "AttachStdin",
+        "AttachStdout",
+        "AttachStderr",
+    ] {
+        config[field] = json!(true);
+    }
+    config["Tty"] = json!(tty);
+    config
+}
+
 /// A shell text that stays until SIGTERM and then ends with 0. Process 1 gets no signal it has no handler for.
 pub const STAY: &str = "trap 'exit 0' TERM; echo ready; while :; do sleep 1 & wait $!; done";
 

@@ -215,6 +215,12 @@ impl Image {
         BUSYBOX.clone()
     }
 
+    /// A small image that differs from others by its text, and whose command is the file with it.
+    pub fn small(tag: &str, text: &str) -> Self {
+        let layer = Tar::new().directory("etc/", 0o755).file("etc/text", 0o644, text);
+        Self::new(tag, [layer]).with("Cmd", json!(["/etc/text"]))
+    }
+
     /// The same image with another tag.
     #[must_use]
     pub fn tagged(mut self, tag: &str) -> Self {

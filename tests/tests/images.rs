@@ -1,116 +1,18 @@
-//! The life of images: in, shown, tagged, out again, away.
+//! The life of images: shown, tagged, pulled, away.
 
 use berth_tests::{
     Engine,
     client::{filters, query},
     container::busybox,
-    image::{Compression, Image, Tar, digest},
+    image::{Image, Tar},
 };
 use http::Method;
 use serde_json::{Value, json};
 
-/// A small image that differs from others by its text.
-fn small(tag: &str, text: &str) -> Image {
-    Image::new(
-        tag,
-        [Tar::new().directory("etc/", 0o755).file("etc/text", 0o644, text)],
-    )
-    .with("Cmd", json!(["/etc/text"]))
-}
-
-#[tokio::test]
-async fn every_form_of_archive_loads() {
-    let engine = Engine::start().await;
-    let mut number = 0;
-    for outer in Compression::ALL {
-        for inner in [
-            None,
-            Some(Compression::None),
-            Some(Compression::Gzip),
-            Some(Compression::Zstd),
-        ] {
-            number += 1;
-            let tag = format!("form{number}:v1");
-            let image = small(&tag, &tag);
-            let archive = match inner {
-                None => image.docker_archive(),
-                Some(inner) => image.oci_archive(inner),
-            };
-            let reply = engine
-                .api
-                .post_tar("/images/load", outer.apply(&archive))
-                .await
-                .expect(200);
-            assert!(
-                reply.text().contains(&format!("Loaded image: {tag}")),
-                "{outer:?} {inner:?}: {}",
-                reply.text()
-            );
-            let seen = engine
-                .api
-                .get(&format!("/images/{tag}/json"))
-                .await
-                .expect(200)
-                .json();
-            assert_eq!(seen["RepoTags"], json!([tag]));
-            assert_eq!(seen["RootFS"]["Layers"], json!([digest(&image.layers[0])]));
-            assert_eq!(seen["Config"]["Cmd"], json!(["/etc/text"]));
-        }
-    }
-    engine.finish().await;
-}
-
-#[tokio::test]
-async fn an_image_without_a_name_is_loaded_by_its_id() {
-    let engine = Engine::start().await;
-    let mut image = small("x", "no name");
-    image.tags.clear();
-    let reply = engine
-        .api
-        .post_tar("/images/load", image.docker_archive())
-        .await
-        .expect(200);
-    assert!(
-        reply.text().contains("Loaded image ID: sha256:"),
-        "{}",
-        reply.text()
-    );
-    let list = engine
-        .api
-        .get(&format!(
-            "/images/json{}",
-            filters(&json!({"dangling": ["true"]}))
-        ))
-        .await
-        .expect(200)
-        .json();
-    assert_eq!(list.as_array().expect("a list").len(), 1);
-    assert_eq!(list[0]["RepoTags"], json!([]));
-    engine.finish().await;
-}
-
-#[tokio::test]
-async fn a_tag_moves_to_the_image_loaded_last() {
-    let engine = Engine::start().await;
-    engine.api.load(&small("moving:v1", "one")).await;
-    let first = engine.api.get("/images/moving:v1/json").await.expect(200).json();
-    engine.api.load(&small("moving:v1", "two")).await;
-    let second = engine.api.get("/images/moving:v1/json").await.expect(200).json();
-    assert_ne!(first["Id"], second["Id"]);
-    let old = engine
-        .api
-        .get(&format!("/images/{}/json", first["Id"].as_str().expect("an id")))
-        .await
-        .expect(200)
-        .json();
-    assert_eq!(old["RepoTags"], json!([]));
-    engine.finish().await;
-}
-
 #[tokio::test]
 async fn list_and_inspect_agree() {
     let engine = Engine::start().await;
-    let image = small("shop/web:v1", "x")
+    let image = Image::small("shop/web:v1", "x")
         .with("Labels", json!({"team": "web"}))
         .with("Env", json!(["A=1"]))
         .with("ExposedPorts", json!({"80/tcp": {}}))
@@ -157,7 +59,7 @@ async fn list_and_inspect_agree() {
 #[tokio::test]
 async fn an_image_is_found_by_name_id_and_prefix() {
     let engine = Engine::start().await;
-    engine.api.load(&small("find/me:v1", "x")).await;
+    engine.api.load(&Image::small("find/me:v1", "x")).await;
     let id = engine.api.get("/images/find/me:v1/json").await.expect(200).json()["Id"]
         .as_str()
         .expect("an id")
@@ -198,7 +100,7 @@ async fn an_image_is_found_by_name_id_and_prefix() {
 #[tokio::test]
 async fn tags_are_made_and_moved() {
     let engine = Engine::start().await;
-    engine.api.load(&small("one:v1", "x")).await;
+    engine.api.load(&Image::small("one:v1", "x")).await;
     let tag = async |name: &str, repo: &str, tag: &str| {
         engine
             .api
@@ -257,7 +159,7 @@ async fn tags_are_made_and_moved() {
 #[tokio::test]
 async fn removal_goes_by_references() {
     let engine = Engine::start().await;
-    engine.api.load(&small("gone:v1", "x")).await;
+    engine.api.load(&Image::small("gone:v1", "x")).await;
     engine
         .api
         .post("/images/gone:v1/tag?repo=gone&tag=v2")
@@ -314,112 +216,9 @@ async fn an_image_in_use_is_kept() {
 }
 
 #[tokio::test]
-async fn saved_images_load_again() {
-    let engine = Engine::start().await;
-    let image = small("save/me:v1", "kept").with("Labels", json!({"a": "b"}));
-    engine.api.load(&image).await;
-    engine.api.load(&small("save/too:v1", "also")).await;
-    let before = engine.api.get("/images/save/me:v1/json").await.expect(200).json();
-    let one = engine.api.get("/images/save/me:v1/get").await.expect(200);
-    let both = engine
-        .api
-        .get("/images/get?names=save/me:v1&names=save/too:v1")
-        .await
-        .expect(200);
-    for name in ["save/me:v1", "save/too:v1"] {
-        engine.api.delete(&format!("/images/{name}")).await.expect(200);
-    }
-    engine
-        .api
-        .post_tar("/images/load", one.bytes.clone())
-        .await
-        .expect(200);
-    let after = engine.api.get("/images/save/me:v1/json").await.expect(200).json();
-    assert_eq!(before["Id"], after["Id"]);
-    assert_eq!(before["RootFS"], after["RootFS"]);
-    assert_eq!(before["Config"], after["Config"]);
-    engine.api.get("/images/save/too:v1/json").await.expect(404);
-    engine.api.post_tar("/images/load", both.bytes).await.expect(200);
-    engine.api.get("/images/save/too:v1/json").await.expect(200);
-
-    let names: Vec<String> = tar::Archive::new(one.bytes.as_ref())
-        .entries()
-        .expect("a tar")
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .path()
-                .expect("a path")
-                .display()
-                .to_string()
-        })
-        .collect();
-    for name in ["manifest.json", "oci-layout", "index.json"] {
-        assert!(
-            names.iter().any(|known| known == name),
-            "{name} is not in {names:?}"
-        );
-    }
-    engine.api.get("/images/nothing/get").await.expect(404);
-    engine
-        .api
-        .get("/images/get?names=save/me:v1&names=nothing")
-        .await
-        .expect(404);
-    engine.finish().await;
-}
-
-#[tokio::test]
-async fn a_tar_is_imported_as_an_image() {
-    let engine = Engine::start().await;
-    let tar = Tar::new()
-        .directory("etc/", 0o755)
-        .file("etc/motd", 0o644, "hello")
-        .finish();
-    let changes = [
-        ("changes", "CMD [\"/etc/motd\"]"),
-        ("changes", "ENV A=b"),
-        ("changes", "LABEL x=y"),
-    ];
-    for (number, compression) in Compression::ALL.into_iter().enumerate() {
-        let repo = format!("imported{number}");
-        let mut pairs = vec![
-            ("fromSrc", "-"),
-            ("repo", repo.as_str()),
-            ("tag", "v1"),
-            ("message", "by hand"),
-        ];
-        pairs.extend(changes);
-        let path = format!("/images/create{}", query(&pairs));
-        let reply = engine
-            .api
-            .post_tar(&path, compression.apply(&tar))
-            .await
-            .expect(200);
-        let last = reply.records().pop().expect("a record");
-        assert!(
-            last["status"].as_str().expect("a status").starts_with("sha256:"),
-            "{last}"
-        );
-        let seen = engine
-            .api
-            .get(&format!("/images/{repo}:v1/json"))
-            .await
-            .expect(200)
-            .json();
-        assert_eq!(seen["Id"], last["status"]);
-        assert_eq!(seen["Config"]["Cmd"], json!(["/etc/motd"]));
-        assert_eq!(seen["Config"]["Env"], json!(["A=b"]));
-        assert_eq!(seen["Config"]["Labels"], json!({"x": "y"}));
-        assert_eq!(seen["Comment"], "by hand");
-    }
-    engine.finish().await;
-}
-
-#[tokio::test]
 async fn history_tells_the_layers() {
     let engine = Engine::start().await;
-    let image = small("old:v1", "x").with_layer(Tar::new().file("more", 0o644, "y"));
+    let image = Image::small("old:v1", "x").with_layer(Tar::new().file("more", 0o644, "y"));
     engine.api.load(&image).await;
     let history = engine.api.get("/images/old:v1/history").await.expect(200).json();
     let entries = history.as_array().expect("a list");
@@ -437,13 +236,13 @@ async fn images_are_filtered() {
     let engine = Engine::start().await;
     engine
         .api
-        .load(&small("shop/web:v1", "a").with("Labels", json!({"team": "web"})))
+        .load(&Image::small("shop/web:v1", "a").with("Labels", json!({"team": "web"})))
         .await;
     engine
         .api
-        .load(&small("shop/db:v1", "b").with("Labels", json!({"team": "db"})))
+        .load(&Image::small("shop/db:v1", "b").with("Labels", json!({"team": "db"})))
         .await;
-    engine.api.load(&small("shop/db:v2", "c")).await;
+    engine.api.load(&Image::small("shop/db:v2", "c")).await;
     let tags = async |value: Value| {
         let list = engine
             .api
@@ -488,9 +287,9 @@ async fn images_are_filtered() {
 async fn prune_removes_what_nobody_uses() {
     let engine = Engine::start().await;
     engine.api.load_busybox().await;
-    engine.api.load(&small("loose:v1", "one")).await;
-    engine.api.load(&small("loose:v1", "two")).await;
-    engine.api.load(&small("idle:v1", "three")).await;
+    engine.api.load(&Image::small("loose:v1", "one")).await;
+    engine.api.load(&Image::small("loose:v1", "two")).await;
+    engine.api.load(&Image::small("idle:v1", "three")).await;
     engine.api.create(&busybox(&["true"])).await;
     let pruned = engine.api.post("/images/prune").await.expect(200).json();
     assert_eq!(
@@ -517,40 +316,6 @@ async fn images_outlive_the_engine() {
     assert_eq!(engine.api.get("/images/json").await.expect(200).json(), before);
     engine.crash().await;
     assert_eq!(engine.api.get("/images/json").await.expect(200).json(), before);
-    engine.finish().await;
-}
-
-#[tokio::test]
-async fn layers_are_shared_and_whiteouts_hide() {
-    let engine = Engine::start().await;
-    let image = Image::busybox()
-        .tagged("layers:v1")
-        .with_layer(
-            Tar::new()
-                .directory("data/", 0o755)
-                .file("data/one", 0o644, "1")
-                .file("data/two", 0o644, "2"),
-        )
-        .with_layer(
-            Tar::new()
-                .file("data/.wh.one", 0o644, "")
-                .file("data/three", 0o644, "3"),
-        )
-        .with_layer(Tar::new().directory("dir/", 0o755).file("dir/a", 0o644, "a"))
-        .with_layer(
-            Tar::new()
-                .directory("dir/", 0o755)
-                .file("dir/.wh..wh..opq", 0o644, "")
-                .file("dir/b", 0o644, "b"),
-        );
-    engine.api.load(&image).await;
-    let config =
-        json!({"Image": "layers:v1", "Cmd": ["ls", "/data", "/dir"], "HostConfig": {"NetworkMode": "none"}});
-    let (code, output) = engine.api.run(&config).await;
-    assert_eq!(
-        (code, output.out.as_str()),
-        (0, "/data:\nthree\ntwo\n\n/dir:\nb\n")
-    );
     engine.finish().await;
 }
 

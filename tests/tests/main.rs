@@ -1,16 +1,19 @@
 //! Black-box tests: each starts an engine of its own, drives it over its socket, and compares the host before and
 //! after. See the crate `berth_tests` for what they are made of.
 
+mod archives;
+mod attach;
 mod basics;
 mod containers;
 mod crash;
 mod docker_cli;
 mod document;
+mod endings;
 mod events;
 mod failures;
 mod hello;
 mod hostile;
 mod images;
 mod isolation;
+mod logs;
 mod requests;
-mod streams;
