@@ -5,7 +5,10 @@ use std::process::Command;
 
 #[test]
 fn it_tells_its_version() {
-    let output = Command::new(env!("CARGO_BIN_EXE_berthd")).arg("--version").output().expect("it runs");
+    let output = Command::new(env!("CARGO_BIN_EXE_berthd"))
+        .arg("--version")
+        .output()
+        .expect("it runs");
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains(env!("CARGO_PKG_VERSION")), "{text}");
@@ -13,7 +16,13 @@ fn it_tells_its_version() {
 
 #[test]
 fn it_refuses_flags_it_does_not_know() {
-    let output = Command::new(env!("CARGO_BIN_EXE_berthd")).arg("--no-such-flag").output().expect("it runs");
+    let output = Command::new(env!("CARGO_BIN_EXE_berthd"))
+        .arg("--no-such-flag")
+        .output()
+        .expect("it runs");
     assert!(!output.status.success(), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--no-such-flag"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("--no-such-flag"),
+        "{output:?}"
+    );
 }

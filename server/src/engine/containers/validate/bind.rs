@@ -1,0 +1,208 @@
+//! Mounts as text: `source:destination[:modes]`, as `HostConfig.Binds` has them.
+
+use berth_runtime::{Error, Result};
+
+use super::{
+    mount_point::{BindSource, MountPoint, MountSource, Propagation, VolumeSource},
+    mounts::{check_destination, check_proc},
+    path,
+};
+
+/// What the comma-separated words after the second colon say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modes {
+    /// `ro`.
+    pub read_only: bool,
+    /// One of the propagation words.
+    pub propagation: Option<Propagation>,
+    /// `nocopy`.
+    pub no_copy: bool,
+}
+
+impl Modes {
+    /// Reads modes; an empty text has none.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for an unknown word, and for two words of one kind.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut modes = Self::default();
+        if text.is_empty() {
+            return Ok(modes);
+        }
+        let invalid = || Error::invalid(format!("invalid mode: {text}"));
+        let mut seen = [false; 5];
+        for word in text.split(',') {
+            let kind = match word {
+                "rw" | "ro" => 0,
+                "z" | "Z" => 1,
+                "nocopy" => 2,
+                "consistent" | "cached" | "delegated" => 3,
+                _ if Propagation::parse(word).is_some() => 4,
+                _ => return Err(invalid()),
+            };
+            if std::mem::replace(&mut seen[kind], true) {
+                return Err(invalid());
+            }
+            modes.read_only |= word == "ro";
+            modes.no_copy |= word == "nocopy";
+            modes.propagation = modes.propagation.or_else(|| Propagation::parse(word));
+        }
+        Ok(modes)
+    }
+}
+
+/// Reads one mount. An absolute source is a path of the host, another one a volume's name; a destination alone is
+/// an anonymous volume. `volume_driver` is the driver of volumes that do not exist yet.
+///
+/// # Errors
+/// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for anything malformed.
+pub fn parse(text: &str, volume_driver: &str) -> Result<MountPoint> {
+    let invalid = || Error::invalid(format!("invalid volume specification: '{text}'"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, mode) = match parts[..] {
+        [destination] if !destination.is_empty() => ("", destination, ""),
+        // A mode in second place would make the source the destination: `/foo:ro`.
+        ["", ..] => return Err(invalid()),
+        [_, destination] if Modes::parse(destination).is_ok() => return Err(invalid()),
+        [source, destination] => (source, destination, ""),
+        [source, destination, mode] => (source, destination, mode),
+        _ => return Err(invalid()),
+    };
+    let modes = Modes::parse(mode)?;
+    let destination = check_destination(destination)
+        .map_err(|error| Error::invalid(format!("invalid volume specification: '{text}': {error}")))?;
+    let is_bind = source.starts_with('/');
+    check_proc(&destination, is_bind)?;
+    let source = if is_bind {
+        if source.contains('\0') {
+            return Err(invalid());
+        }
+        MountSource::Bind(BindSource {
+            path: path::clean(source),
+            propagation: modes.propagation.unwrap_or_default(),
+            recursive: true,
+            create: true,
+        })
+    } else {
+        if modes.propagation.is_some() {
+            return Err(Error::invalid(format!(
+                "invalid volume specification: '{text}': a volume takes no propagation mode"
+            )));
+        }
+        MountSource::Volume(VolumeSource {
+            name: source.to_owned(),
+            driver: volume_driver.to_owned(),
+            copy_up: !modes.no_copy,
+            anonymous: source.is_empty(),
+            ..VolumeSource::default()
+        })
+    };
+    let mode = match &source {
+        MountSource::Volume(volume) if mode.is_empty() && !volume.anonymous => "z".to_owned(),
+        _ => mode.to_owned(),
+    };
+    Ok(MountPoint {
+        destination,
+        source,
+        read_only: modes.read_only,
+        mode,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(text: &str) -> (String, BindSource, bool) {
+        let point = parse(text, "").unwrap();
+        match point.source {
+            MountSource::Bind(bind) => (point.destination, bind, point.read_only),
+            other => panic!("{text} is no bind: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn host_paths() {
+        let (destination, source, read_only) = bind("/srv//data/:/data/./x/:ro,rslave");
+        assert_eq!(destination, "/data/x");
+        assert_eq!(source.path, "/srv/data");
+        assert_eq!(source.propagation, Propagation::Rslave);
+        assert!(read_only && source.create && source.recursive);
+        assert_eq!(bind("/a:/b").1.propagation, Propagation::Rprivate);
+        assert!(!bind("/a:/b:rw,z,consistent,nocopy").2);
+        assert_eq!(parse("/a:/b:ro,Z", "").unwrap().mode, "ro,Z");
+    }
+
+    #[test]
+    fn volumes() {
+        let point = parse("cache:/var/cache:nocopy", "nfs").unwrap();
+        let MountSource::Volume(volume) = point.source else {
+            panic!("no volume")
+        };
+        assert_eq!(
+            (
+                volume.name.as_str(),
+                volume.driver.as_str(),
+                volume.copy_up,
+                volume.anonymous
+            ),
+            ("cache", "nfs", false, false)
+        );
+        assert_eq!(point.mode, "nocopy");
+        assert_eq!(parse("cache:/var/cache", "").unwrap().mode, "z");
+        let MountSource::Volume(volume) = parse("/data", "").unwrap().source else {
+            panic!("no volume")
+        };
+        assert!(volume.anonymous && volume.name.is_empty() && volume.copy_up);
+    }
+
+    #[test]
+    fn malformed_texts() {
+        for (text, message) in [
+            ("", "invalid volume specification: ''"),
+            (":", "invalid volume specification: ':'"),
+            (":/a", "invalid volume specification: ':/a'"),
+            ("/a:ro", "invalid volume specification: '/a:ro'"),
+            ("/a:", "invalid volume specification: '/a:'"),
+            ("/a:/b:ro:x", "invalid volume specification: '/a:/b:ro:x'"),
+            ("/a:/b:rx", "invalid mode: rx"),
+            ("/a:/b:ro,rw", "invalid mode: ro,rw"),
+            ("/a:/b:ro,ro", "invalid mode: ro,ro"),
+            ("/a:/b:z,Z", "invalid mode: z,Z"),
+            ("/a:/b:shared,slave", "invalid mode: shared,slave"),
+            ("/a:/b:ro,", "invalid mode: ro,"),
+            (
+                "/a:/",
+                "invalid volume specification: '/a:/': invalid specification: destination can't be '/'",
+            ),
+            (
+                "/a:/b/..",
+                "invalid volume specification: '/a:/b/..': invalid specification: destination can't be '/'",
+            ),
+            (
+                "/a:b",
+                "invalid volume specification: '/a:b': invalid mount path: 'b' mount path must be absolute",
+            ),
+            (
+                "a",
+                "invalid volume specification: 'a': invalid mount path: 'a' mount path must be absolute",
+            ),
+            (
+                "/a:/proc/self",
+                "\"/proc/self\" cannot be mounted because it is inside /proc",
+            ),
+            (
+                "v:/proc",
+                "\"/proc\" cannot be mounted because it is not of type proc",
+            ),
+            (
+                "v:/a:rshared",
+                "invalid volume specification: 'v:/a:rshared': a volume takes no propagation mode",
+            ),
+        ] {
+            assert_eq!(parse(text, "").unwrap_err().to_string(), message, "{text}");
+        }
+        parse("/a:/proc/cpuinfo", "").unwrap();
+        parse("/proc:/proc", "").unwrap();
+    }
+}
