@@ -1,7 +1,6 @@
 //! What a supervisor has to know beside the OCI specification: `supervisor.json` in the bundle.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -9,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, error::Context};
+use crate::{Result, error::Context, log::JsonFile};
 
 /// Name of the OCI runtime specification in the bundle.
 pub const SPEC_FILE: &str = "config.json";
@@ -48,6 +47,10 @@ pub struct SupervisorConfig {
     /// How far, in bytes, the slowest attached client may lag before the container's writes are held up.
     #[serde(default = "default_backlog_max")]
     pub backlog_max: u64,
+    /// Soft and hard `RLIMIT_NOFILE` that processes get unless their specification sets one; for an engine that has
+    /// raised its own. None: they inherit the engine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nofile: Option<(u64, u64)>,
     /// Seconds after which an attached client that holds the container up and takes nothing is disconnected; 0: never.
     #[serde(default = "default_stall_timeout")]
     pub stall_timeout: u64,
@@ -62,38 +65,6 @@ pub enum LogConfig {
     None,
     /// In Docker's json-file format.
     JsonFile(JsonFile),
-}
-
-/// Settings of the json-file log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JsonFile {
-    /// The current file; rotated ones have `.1`, `.2`, … (and `.gz`) appended.
-    pub path: PathBuf,
-    /// Size in bytes at which a file is rotated; 0: never.
-    #[serde(default = "default_max_size")]
-    pub max_size: u64,
-    /// How many files there may be, the current one included; at least 1.
-    #[serde(default = "default_max_file")]
-    pub max_file: u32,
-    /// Whether rotated files are compressed with gzip.
-    #[serde(default)]
-    pub compress: bool,
-    /// Written into every line as `attrs`, if there are any.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub attrs: BTreeMap<String, String>,
-}
-
-impl JsonFile {
-    /// The log at `path` with the default bounds: five files of 20 MiB.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            max_size: default_max_size(),
-            max_file: default_max_file(),
-            compress: false,
-            attrs: BTreeMap::new(),
-        }
-    }
 }
 
 fn default_exit_file() -> PathBuf {
@@ -112,14 +83,6 @@ fn default_stall_timeout() -> u64 {
     60
 }
 
-fn default_max_size() -> u64 {
-    20 << 20
-}
-
-fn default_max_file() -> u32 {
-    5
-}
-
 impl SupervisorConfig {
     /// The configuration of container `id` with every default and the given log.
     pub fn new(id: impl Into<String>, log: LogConfig) -> Self {
@@ -131,6 +94,7 @@ impl SupervisorConfig {
             exit_file: default_exit_file(),
             socket: default_socket(),
             backlog_dir: None,
+            nofile: None,
             backlog_max: default_backlog_max(),
             stall_timeout: default_stall_timeout(),
         }

@@ -20,16 +20,27 @@
 //! The supervisor holds an exclusive flock(2) on the bundle directory from its first step until the exit status is
 //! on disk; whoever holds it decides what happens to the container.
 
+mod backlog;
 mod client;
 mod config;
+mod connection;
+mod event_loop;
+mod exec;
+mod fanout;
 mod process;
 pub mod protocol;
+mod recover;
+mod session;
 mod spawner;
+mod state;
+mod stdio;
 
+pub use crate::log::JsonFile;
 pub use client::{Attached, Control, LineBuffer, connect_attach, connect_control, connect_exec, send_line};
-pub use config::{CONFIG_FILE, JsonFile, LogConfig, SPEC_FILE, STATE_FILE, SupervisorConfig};
+pub use config::{CONFIG_FILE, LogConfig, SPEC_FILE, STATE_FILE, SupervisorConfig};
 pub use protocol::{
     Event, ExecRequest, ExitStatus, Failure, FailureKind, Hello, Request, RequestLine, Snapshot, Status,
     StreamReply, Streams,
 };
+pub use recover::{Recovered, recover};
 pub use spawner::{Launched, Spawner};

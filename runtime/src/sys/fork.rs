@@ -52,9 +52,15 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> io::Result<OwnedFd> {
         // SAFETY: dup3 has just made it and nobody else owns it.
         unsafe { OwnedFd::from_raw_fd(fd) }
     };
-    // SAFETY: as above, nothing in this process uses these descriptors any more.
-    if unsafe { libc::close_range(FIRST as u32 + 1, u32::MAX, 0) } != 0 {
+    close_from(FIRST as u32 + 1)?;
+    Ok(kept)
+}
+
+/// Closes every descriptor from `first` on. For forked children only, as [`close_all_but`].
+pub(crate) fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: nothing in this process uses these descriptors any more, by this function's contract.
+    if unsafe { libc::close_range(first, u32::MAX, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(kept)
+    Ok(())
 }

@@ -1,0 +1,604 @@
+//! Reading a log while its writer goes on.
+
+use std::{
+    cmp::Ordering,
+    collections::VecDeque,
+    io::{self, Read},
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use jiff::Timestamp;
+use memchr::memchr;
+
+use super::{
+    Entry, Stream,
+    files::{LogFile, newer_than, open_newest_first},
+    output::{Encoder, Format},
+    watch::Watch,
+};
+use crate::{Result, error::Context};
+
+/// Size of the buffer to begin with, in bytes.
+const BUFFER: usize = 64 * 1024;
+
+/// Longest line of a log file, in bytes. A longer one is not ours and is passed over.
+const MAX_LINE: usize = 2 << 20;
+
+/// Which entries of a log are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// Only the last so many, counted over both streams before the other conditions apply; none: all.
+    pub tail: Option<u64>,
+    /// Only entries written at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only entries written at this time or earlier; the first later one is the end.
+    pub until: Option<Timestamp>,
+    /// Whether to go on with what is written later, until [`Reader::stop_following`].
+    pub follow: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+}
+
+/// What a reader has to offer.
+#[derive(Debug)]
+pub enum Next<'a> {
+    /// The next entry.
+    Entry(Entry<'a>),
+    /// Nothing yet: wait until [`Reader::fd`] is readable.
+    Pending,
+    /// Nothing any more.
+    End,
+}
+
+/// Why [`Reader::fill`] has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The limit is reached; there may be more.
+    More,
+    /// Nothing more yet: wait until [`Reader::fd`] is readable.
+    Pending,
+    /// Nothing more.
+    End,
+}
+
+/// Reads a log: what is there, in order and across rotated files, then if wanted what comes.
+///
+/// Its calls block for nothing but the disk. It holds one buffer of 64 KiB, none while it is [`Next::Pending`].
+#[derive(Debug)]
+pub struct Reader {
+    path: PathBuf,
+    query: Query,
+    since: Option<Bound>,
+    until: Option<Bound>,
+    current: Option<LogFile>,
+    rest: VecDeque<LogFile>,
+    buffer: Vec<u8>,
+    /// What has been read and not yet looked at.
+    unread: Range<usize>,
+    /// Whether the rest of a line that was too long is passed over.
+    passing: bool,
+    watch: Option<Watch>,
+    ended: bool,
+}
+
+/// A time, also as text that compares like it.
+#[derive(Debug)]
+struct Bound {
+    at: Timestamp,
+    second: Vec<u8>,
+}
+
+impl Bound {
+    fn new(at: Timestamp) -> Self {
+        let mut second = at.to_string().into_bytes();
+        second.truncate("2026-01-02T03:04:05".len());
+        Self { at, second }
+    }
+
+    /// How an entry's time compares to this one. What is no time compares equal.
+    fn compare(&self, entry: &Entry<'_>) -> Ordering {
+        let time = entry.time();
+        match time.get(..self.second.len()) {
+            Some(second) if time.ends_with(b"Z") && second != self.second => second.cmp(&self.second),
+            _ => entry
+                .timestamp()
+                .map_or(Ordering::Equal, |time| time.cmp(&self.at)),
+        }
+    }
+}
+
+/// Whether an entry is wanted.
+enum Verdict {
+    Wanted,
+    Unwanted,
+    Beyond,
+}
+
+impl Reader {
+    /// Opens the log at `path`. One that does not exist (yet) is empty.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](crate::Kind::Internal) if it cannot be read or watched.
+    pub fn open(path: &Path, query: Query) -> Result<Self> {
+        let watch = query.follow.then(|| Watch::new(path)).transpose()?;
+        let mut left = query.tail;
+        let since = query.since.and_then(|at| SystemTime::try_from(at).ok());
+        let files = open_newest_first(path, |file| {
+            let older = since.is_some_and(|since| file.modified().is_ok_and(|at| at < since));
+            match &mut left {
+                Some(left) => {
+                    *left -= file.skip_to_last(*left)?;
+                    Ok(older || *left == 0)
+                }
+                None => Ok(older),
+            }
+        });
+        let mut reader = Self {
+            path: path.to_owned(),
+            since: query.since.map(Bound::new),
+            until: query.until.map(Bound::new),
+            query,
+            current: None,
+            rest: files
+                .context(|| format!("cannot open the log {}", path.display()))?
+                .into(),
+            buffer: Vec::new(),
+            unread: 0..0,
+            passing: false,
+            watch,
+            ended: false,
+        };
+        reader.rest.make_contiguous().reverse();
+        reader.next_file();
+        Ok(reader)
+    }
+
+    /// The next entry that is wanted.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](crate::Kind::Internal) if the disk fails or a compressed file is damaged.
+    #[expect(clippy::should_implement_trait, reason = "entries borrow from the reader")]
+    pub fn next(&mut self) -> Result<Next<'_>> {
+        self.clear_watch();
+        let wanted = loop {
+            let line = match self.line()? {
+                Line::At(line) => line,
+                Line::Pending => return Ok(Next::Pending),
+                Line::End => return Ok(Next::End),
+            };
+            match self.judge(&self.buffer[line.clone()]) {
+                Some((_, Verdict::Wanted)) => break line,
+                Some((_, Verdict::Beyond)) => self.ended = true,
+                Some((_, Verdict::Unwanted)) | None => {}
+            }
+        };
+        Ok(Entry::parse(&self.buffer[wanted]).map_or(Next::Pending, Next::Entry))
+    }
+
+    /// Appends entries to `out` in the form that Docker's logs operation sends, until it holds `limit` bytes or more.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](crate::Kind::Internal) if the disk fails or a compressed file is damaged; what is in `out` is good.
+    pub fn fill(&mut self, format: &Format, out: &mut Vec<u8>, limit: usize) -> Result<Progress> {
+        self.clear_watch();
+        let mut encoder = Encoder::new(*format);
+        while out.len() < limit {
+            let line = match self.line()? {
+                Line::At(line) => line,
+                Line::Pending => return Ok(Progress::Pending),
+                Line::End => return Ok(Progress::End),
+            };
+            match self.judge(&self.buffer[line]) {
+                Some((entry, Verdict::Wanted)) => encoder.push(&entry, out),
+                Some((_, Verdict::Beyond)) => self.ended = true,
+                Some((_, Verdict::Unwanted)) | None => {}
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// Readable when a reader that was pending may have more; none if it does not follow.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The writer has finished: the end of the log is the end, no longer something to wait at.
+    pub fn stop_following(&mut self) {
+        self.query.follow = false;
+    }
+
+    fn clear_watch(&self) {
+        if let Some(watch) = &self.watch {
+            watch.clear();
+        }
+    }
+
+    /// Takes an entry apart and decides on it; none for a line that is no entry.
+    fn judge<'a>(&self, line: &'a [u8]) -> Option<(Entry<'a>, Verdict)> {
+        let entry = Entry::parse(line)?;
+        let wanted = match entry.stream {
+            Stream::Stdout => self.query.stdout,
+            Stream::Stderr => self.query.stderr,
+        };
+        let verdict = if self
+            .since
+            .as_ref()
+            .is_some_and(|since| since.compare(&entry).is_lt())
+        {
+            Verdict::Unwanted
+        } else if self
+            .until
+            .as_ref()
+            .is_some_and(|until| until.compare(&entry).is_gt())
+        {
+            Verdict::Beyond
+        } else if wanted {
+            Verdict::Wanted
+        } else {
+            Verdict::Unwanted
+        };
+        Some((entry, verdict))
+    }
+
+    /// The next whole line, as a part of the buffer, without its newline.
+    fn line(&mut self) -> Result<Line> {
+        loop {
+            if self.ended {
+                return Ok(Line::End);
+            }
+            let Range { start, end } = self.unread;
+            if let Some(at) = memchr(b'\n', self.buffer.get(start..end).unwrap_or_default()) {
+                self.unread.start = start + at + 1;
+                let passed = std::mem::take(&mut self.passing);
+                match self.current.as_mut().filter(|file| file.skip > 0) {
+                    Some(file) => file.skip -= 1,
+                    None if passed => {}
+                    None => return Ok(Line::At(start..start + at)),
+                }
+                continue;
+            }
+            if self.read()? == 0
+                && let Some(line) = self.at_end()?
+            {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// Reads on in the current file, making room for it.
+    fn read(&mut self) -> Result<usize> {
+        let Some(file) = &mut self.current else {
+            return Ok(0);
+        };
+        if self.unread.is_empty() {
+            self.unread = 0..0;
+        } else if self.unread.start > 0 && self.unread.end == self.buffer.len() {
+            self.buffer.copy_within(self.unread.clone(), 0);
+            self.unread = 0..self.unread.len();
+        }
+        if self.unread.end == self.buffer.len() {
+            if self.buffer.len() >= MAX_LINE {
+                self.passing = true;
+                self.unread = 0..0;
+            } else {
+                self.buffer.resize((self.buffer.len() * 2).max(BUFFER), 0);
+            }
+        }
+        let room = self.buffer.get_mut(self.unread.end..).unwrap_or_default();
+        loop {
+            match file.read(room) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).context(|| format!("cannot read the log {}", self.path.display())),
+                Ok(length) => {
+                    self.unread.end += length;
+                    return Ok(length);
+                }
+            }
+        }
+    }
+
+    /// What to do at the end of a file; none: read on.
+    fn at_end(&mut self) -> Result<Option<Line>> {
+        if self.rest.is_empty() && self.watch.is_some() {
+            self.look_for_newer()?;
+            // What was written between the last read and the rotation.
+            if self.read()? > 0 {
+                self.rest.clear();
+                return Ok(None);
+            }
+        }
+        if self.next_file() {
+            return Ok(None);
+        }
+        if !self.query.follow {
+            self.ended = true;
+            return Ok(Some(Line::End));
+        }
+        if self.unread.is_empty() {
+            self.buffer = Vec::new();
+            self.unread = 0..0;
+        }
+        Ok(Some(Line::Pending))
+    }
+
+    /// Finds the files that a writer has begun since the current one.
+    fn look_for_newer(&mut self) -> Result<()> {
+        let found = match &self.current {
+            Some(current) if current.is_at(&self.path) => return Ok(()),
+            Some(current) => newer_than(current, &self.path),
+            None => open_newest_first(&self.path, |_| Ok(false)).map(|mut files| {
+                files.reverse();
+                files
+            }),
+        };
+        self.rest = found
+            .context(|| format!("cannot open the log {}", self.path.display()))?
+            .into();
+        Ok(())
+    }
+
+    /// Goes on to the next file, if there is one. What is left of a torn line is dropped.
+    fn next_file(&mut self) -> bool {
+        let Some(next) = self.rest.pop_front() else {
+            return false;
+        };
+        if let Some(watch) = &mut self.watch {
+            watch.follow(next.file());
+        }
+        self.current = Some(next);
+        self.unread = 0..0;
+        self.passing = false;
+        true
+    }
+}
+
+/// What [`Reader::line`] found.
+enum Line {
+    At(Range<usize>),
+    Pending,
+    End,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        fs,
+        io::Write,
+        sync::mpsc::{Receiver, channel},
+        thread,
+    };
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+    use crate::log::{JsonFile, Writer};
+
+    const BOTH: Query = Query {
+        tail: None,
+        since: None,
+        until: None,
+        follow: false,
+        stdout: true,
+        stderr: true,
+    };
+
+    fn second(n: i64) -> Timestamp {
+        Timestamp::new(1_700_000_000 + n, 0).unwrap()
+    }
+
+    fn log_in(directory: &tempfile::TempDir) -> JsonFile {
+        JsonFile {
+            max_size: 2000,
+            max_file: 100,
+            ..JsonFile::new(directory.path().join("c-json.log"))
+        }
+    }
+
+    /// Writes lines `0..count`, one a second, every third to standard error.
+    fn written(config: &JsonFile, count: i64) -> Writer {
+        let mut writer = Writer::open(config.clone()).unwrap();
+        for n in 0..count {
+            let stream = if n % 3 == 2 {
+                Stream::Stderr
+            } else {
+                Stream::Stdout
+            };
+            writer.write(stream, format!("{n}\n").as_bytes(), second(n));
+        }
+        writer
+    }
+
+    /// The numbers that `query` finds, by both ways of reading.
+    fn found(config: &JsonFile, query: &Query) -> Vec<i64> {
+        let mut reader = Reader::open(&config.path, query.clone()).unwrap();
+        let mut numbers = Vec::new();
+        while let Next::Entry(entry) = reader.next().unwrap() {
+            let mut text = Vec::new();
+            entry.text(&mut text);
+            numbers.push(String::from_utf8(text).unwrap().trim_end().parse().unwrap());
+        }
+        let mut reader = Reader::open(&config.path, query.clone()).unwrap();
+        let mut out = Vec::new();
+        let mut limit = 7;
+        while reader.fill(&Format::default(), &mut out, limit).unwrap() == Progress::More {
+            limit = out.len() + 7;
+        }
+        let filled: Vec<i64> = String::from_utf8(out)
+            .unwrap()
+            .lines()
+            .map(|l| l.parse().unwrap())
+            .collect();
+        assert_eq!(numbers, filled);
+        numbers
+    }
+
+    #[test]
+    fn reads_across_files_what_was_asked_for() {
+        for compress in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let config = JsonFile {
+                compress,
+                ..log_in(&directory)
+            };
+            written(&config, 300);
+            assert!(fs::read_dir(directory.path()).unwrap().count() > 5);
+            assert_eq!(found(&config, &BOTH), (0..300).collect::<Vec<_>>());
+            for tail in [0, 1, 20, 30, 31, 32, 170, 299, 300, 1000] {
+                let query = Query {
+                    tail: Some(tail),
+                    ..BOTH
+                };
+                let first = 300 - tail.min(300) as i64;
+                assert_eq!(found(&config, &query), (first..300).collect::<Vec<_>>(), "{tail}");
+            }
+            let window = Query {
+                since: Some(second(100)),
+                until: Some(second(200)),
+                ..BOTH
+            };
+            assert_eq!(found(&config, &window), (100..=200).collect::<Vec<_>>());
+            let errors = Query {
+                tail: Some(6),
+                stdout: false,
+                ..BOTH
+            };
+            assert_eq!(found(&config, &errors), [296, 299]);
+        }
+    }
+
+    #[test]
+    fn torn_and_foreign_lines_are_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = JsonFile {
+            max_size: 0,
+            ..log_in(&directory)
+        };
+        written(&config, 2);
+        let mut file = fs::File::options().append(true).open(&config.path).unwrap();
+        file.write_all(b"{\"log\":\"to").unwrap();
+        assert_eq!(found(&config, &BOTH), [0, 1]);
+        Writer::open(config.clone())
+            .unwrap()
+            .write(Stream::Stdout, b"2\n", second(2));
+        file.write_all(&vec![b'x'; MAX_LINE + BUFFER]).unwrap();
+        file.write_all(b"\n").unwrap();
+        Writer::open(config.clone())
+            .unwrap()
+            .write(Stream::Stdout, b"3\n", second(3));
+        assert_eq!(found(&config, &BOTH), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_is_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(found(&log_in(&directory), &BOTH).is_empty());
+    }
+
+    fn wait(reader: &Reader) {
+        let fd = reader.fd().unwrap();
+        let timeout = Timespec {
+            tv_sec: 20,
+            tv_nsec: 0,
+        };
+        let ready = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)).unwrap();
+        assert_eq!(ready, 1, "the reader is never woken");
+    }
+
+    fn follow(reader: &mut Reader, stop: &Receiver<()>) -> Vec<u8> {
+        let mut out = Vec::new();
+        loop {
+            let limit = out.len() + 1000;
+            match reader.fill(&Format::default(), &mut out, limit).unwrap() {
+                Progress::More => {}
+                Progress::End => return out,
+                Progress::Pending if stop.try_recv().is_ok() => reader.stop_following(),
+                Progress::Pending => wait(reader),
+            }
+        }
+    }
+
+    #[test]
+    fn follows_across_rotations() {
+        for compress in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let config = JsonFile {
+                compress,
+                max_file: 10_000,
+                ..log_in(&directory)
+            };
+            let query = Query { follow: true, ..BOTH };
+            let mut reader = Reader::open(&config.path, query).unwrap();
+            let (done, stop) = channel();
+            let mut writer = Writer::open(config.clone()).unwrap();
+            let thread = thread::spawn(move || {
+                for n in 0..3000 {
+                    writer.write(Stream::Stdout, format!("{n}\n").as_bytes(), second(n));
+                }
+                done.send(()).unwrap();
+                // Wakes the reader up once more, if it sleeps.
+                writer.write(Stream::Stdout, b"last\n", second(3000));
+            });
+            let out = String::from_utf8(follow(&mut reader, &stop)).unwrap();
+            thread.join().unwrap();
+            let expected: String = (0..3000).map(|n| format!("{n}\n")).collect();
+            assert!(
+                out == expected.clone() + "last\n" || out == expected,
+                "{compress}: {} bytes",
+                out.len()
+            );
+        }
+    }
+
+    #[test]
+    fn a_follower_outlives_files_that_are_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = JsonFile {
+            max_file: 1,
+            ..log_in(&directory)
+        };
+        let mut writer = written(&config, 10);
+        let query = Query {
+            tail: Some(0),
+            follow: true,
+            ..BOTH
+        };
+        let mut reader = Reader::open(&config.path, query).unwrap();
+        assert!(matches!(reader.next().unwrap(), Next::Pending));
+        for n in 10..100 {
+            writer.write(Stream::Stdout, format!("{n}\n").as_bytes(), second(n));
+        }
+        reader.stop_following();
+        let mut out = Vec::new();
+        assert_eq!(
+            reader.fill(&Format::default(), &mut out, usize::MAX).unwrap(),
+            Progress::End
+        );
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.starts_with("10\n") && out.ends_with("\n99\n"), "{out}");
+    }
+
+    #[test]
+    fn until_ends_a_follower() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = log_in(&directory);
+        written(&config, 10);
+        let query = Query {
+            follow: true,
+            until: Some(second(5)),
+            ..BOTH
+        };
+        let mut reader = Reader::open(&config.path, query).unwrap();
+        let mut entries = BTreeMap::new();
+        while let Next::Entry(entry) = reader.next().unwrap() {
+            entries.insert(entry.timestamp().unwrap(), entry.stream);
+        }
+        assert_eq!(entries.len(), 6);
+        assert!(matches!(reader.next().unwrap(), Next::End));
+    }
+}
