@@ -395,7 +395,7 @@ fn busybox_layer() -> Tar {
         path.unwrap_or_else(|| panic!("busybox is not installed; on Debian: apt-get install busybox-static"));
     let program = fs::read(path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
     assert!(
-        !program.windows(9).any(|bytes| bytes == b"ld-linux-"),
+        is_static(&program),
         "{path} is not linked statically; on Debian: apt-get install busybox-static"
     );
     let list = Command::new(path)
@@ -424,6 +424,29 @@ fn busybox_layer() -> Tar {
         .directory("tmp/", 0o1777)
         .directory("usr/", 0o755)
         .directory("var/", 0o755)
+}
+
+/// Whether a 64-bit program needs no dynamic loader: it has no program header of type PT_INTERP (elf(5)).
+fn is_static(program: &[u8]) -> bool {
+    let number = |at: usize, length: usize| -> Option<usize> {
+        let bytes = program.get(at..at.checked_add(length)?)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |all, byte| all << 8 | usize::from(*byte)),
+        )
+    };
+    let Some((first, size, count)) = number(32, 8)
+        .zip(number(54, 2))
+        .zip(number(56, 2))
+        .map(|((a, b), c)| (a, b, c))
+    else {
+        return false;
+    };
+    const PT_INTERP: usize = 3;
+    program.starts_with(b"\x7fELF\x02\x01")
+        && (0..count).all(|index| number(first + index * size, 4) != Some(PT_INTERP))
 }
 
 #[cfg(test)]

@@ -16,4 +16,5 @@ mod hostile;
 mod images;
 mod isolation;
 mod logs;
+mod quickstart;
 mod requests;

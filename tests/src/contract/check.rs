@@ -18,6 +18,12 @@ const TRANSPORT: [HeaderName; 5] = [
 /// Headers that every answer of a known path carries.
 const COMMON: [&str; 4] = ["api-version", "docker-experimental", "ostype", "server"];
 
+/// Headers that any answer may carry. The document says so in its text, and declares them where it declares an error.
+const ANYWHERE: [&str; 1] = ["x-request-id"];
+
+/// The header that goes with every failure.
+const FAILURE: &str = "x-berth-error";
+
 /// How the body of a reply is to be read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -112,6 +118,7 @@ impl Contract {
     /// Declared headers must be valid, undeclared ones must not be there.
     fn headers(&self, response: &Value, head: &Head, taken_over: bool, violations: &mut Violations) {
         let declared = response["headers"].as_object();
+        let failed = head.status.as_u16() >= 300;
         let find = |name: &str| {
             declared
                 .into_iter()
@@ -121,7 +128,9 @@ impl Contract {
         };
         for (name, value) in &head.headers {
             let Some(header) = find(name.as_str()) else {
-                if !TRANSPORT.contains(name) && !COMMON.contains(&name.as_str()) {
+                let name = name.as_str();
+                let known = COMMON.contains(&name) || ANYWHERE.contains(&name) || failed && name == FAILURE;
+                if !known && !TRANSPORT.iter().any(|header| header == name) {
                     violations.add(format!("header {name}: {value:?} is not declared"));
                 }
                 continue;
