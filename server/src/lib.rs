@@ -1,8 +1,20 @@
-//! berthd: listeners, handlers and the engine's objects.
-
+//! `berthd`: listeners, handlers and the engine's objects.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | flags and configuration file |
+//! | [`daemon`] | the life of the process |
+//! | [`listen`] | sockets and connections |
+//! | [`handlers`] | one file a tag of the API: validate, call, map |
+//! | [`engine`] | the objects: their state, rules and persistence |
+//! | [`failure`] | the engine's errors as HTTP statuses |
 #![forbid(unsafe_code)]
 
-/// The engine's objects.
-pub mod engine {
-    pub mod containers;
-}
+pub mod config;
+pub mod daemon;
+pub mod engine;
+pub mod failure;
+pub mod handlers;
+pub mod listen;
+mod pidfile;
+mod telemetry;

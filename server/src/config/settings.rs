@@ -1,0 +1,206 @@
+//! What can be set, once: each field is a flag of `berthd` and a key of its configuration file.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::{ArgAction, Args, ValueEnum};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{host::Host, ulimit::Ulimit};
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Every step.
+    Trace,
+    /// Decisions.
+    Debug,
+    /// Requests and changes of state.
+    #[default]
+    Info,
+    /// What should not happen.
+    #[value(alias = "warning")]
+    #[serde(alias = "warning")]
+    Warn,
+    /// What failed.
+    #[value(alias = "fatal")]
+    #[serde(alias = "fatal")]
+    Error,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The settings as given in one place; `None` where that place says nothing.
+///
+/// Flags and keys have the names that users of dockerd know.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Settings {
+    /// Address to listen on: unix:///path, tcp://host:port or fd:// (repeatable)
+    /// [default: the unix socket berth.sock in the exec root]
+    #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
+    #[serde(with = "hosts")]
+    pub hosts: Option<Vec<Host>>,
+    /// Directory of everything that persists [default: /var/lib/berth]
+    #[arg(long, value_name = "DIR")]
+    pub data_root: Option<PathBuf>,
+    /// Directory of everything that lasts until the next boot [default: /run/berth]
+    #[arg(long, value_name = "DIR")]
+    pub exec_root: Option<PathBuf>,
+    /// File for the process id [default: berthd.pid in the exec root]
+    #[arg(short, long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// Group that owns the unix sockets [default: docker]
+    #[arg(short = 'G', long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Log at level debug
+    #[arg(short = 'D', long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub debug: Option<bool>,
+    /// How much to log [default: info]
+    #[arg(short, long, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// How log lines look [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Use TLS on TCP addresses; implied by --tlsverify
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tls: Option<bool>,
+    /// Use TLS and accept only clients with a certificate of --tlscacert
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tlsverify: Option<bool>,
+    /// The authority that client certificates must be signed by
+    #[arg(long, value_name = "FILE")]
+    pub tlscacert: Option<PathBuf>,
+    /// The server's certificate, followed by its chain
+    #[arg(long, value_name = "FILE")]
+    pub tlscert: Option<PathBuf>,
+    /// The private key of the certificate
+    #[arg(long, value_name = "FILE")]
+    pub tlskey: Option<PathBuf>,
+    /// Allow tcp:// without TLS on loopback addresses: whoever reaches the port is root on this host
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_plain_tcp: Option<bool>,
+    /// Name that marks everything this engine makes on the host
+    /// [default: berth; with another data root, a name derived from it]
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
+    /// Parent of the containers' cgroups [default: /<instance>]
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
+    /// Label of the engine, key=value (repeatable)
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Option<Vec<String>>,
+    /// Default resource limit of containers, name=soft[:hard] (repeatable)
+    #[arg(long = "default-ulimit", value_name = "LIMIT")]
+    #[serde(with = "ulimits")]
+    pub default_ulimits: Option<Vec<Ulimit>>,
+    /// Default size of /dev/shm in containers: bytes, or with a unit as in 64M
+    #[arg(long, value_name = "BYTES")]
+    pub default_shm_size: Option<String>,
+    /// Default cgroup namespace of containers: host or private
+    #[arg(long, value_name = "MODE")]
+    pub default_cgroupns_mode: Option<String>,
+    /// Set no-new-privileges in every container that does not say otherwise
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_new_privileges: Option<bool>,
+    /// Run an init process in every container that does not say otherwise
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub init: Option<bool>,
+    /// Default log driver of containers [default: json-file]
+    #[arg(long, value_name = "DRIVER")]
+    pub log_driver: Option<String>,
+    /// Default option of the log driver, key=value (repeatable)
+    #[arg(long = "log-opt", value_name = "KEY=VALUE", value_parser = key_value)]
+    #[serde(with = "pairs")]
+    pub log_opts: Option<Vec<(String, String)>>,
+    /// Registry that may be spoken to without TLS: host[:port] or a network (repeatable)
+    #[arg(long = "insecure-registry", value_name = "REGISTRY")]
+    pub insecure_registries: Option<Vec<String>>,
+    /// Mirror of the default registry (repeatable)
+    #[arg(long = "registry-mirror", value_name = "URL")]
+    pub registry_mirrors: Option<Vec<String>>,
+    /// Seconds that running requests get to finish when the engine is stopped [default: 15]
+    #[arg(long, value_name = "SECONDS")]
+    pub shutdown_timeout: Option<u64>,
+    /// Containers outlive the engine in any case; accepted for compatibility
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          action = ArgAction::Set)]
+    pub live_restore: Option<bool>,
+}
+
+/// Reads a `key=value` flag.
+fn key_value(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("{text:?} is not of the form key=value"))
+}
+
+/// `hosts` as a list of texts.
+mod hosts {
+    use super::{Deserialize, Deserializer, Host, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(hosts: &Option<Vec<Host>>, to: S) -> Result<S::Ok, S::Error> {
+        let texts = hosts
+            .as_ref()
+            .map(|h| h.iter().map(ToString::to_string).collect::<Vec<_>>());
+        texts.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Host>>, D::Error> {
+        let texts = Option::<Vec<String>>::deserialize(from)?;
+        let parse = |text: String| text.parse::<Host>().map_err(serde::de::Error::custom);
+        texts.map(|t| t.into_iter().map(parse).collect()).transpose()
+    }
+}
+
+/// `default-ulimits` as an object of name and limit.
+mod ulimits {
+    use super::{BTreeMap, Deserialize, Deserializer, Serialize, Serializer, Ulimit};
+
+    pub fn serialize<S: Serializer>(limits: &Option<Vec<Ulimit>>, to: S) -> Result<S::Ok, S::Error> {
+        let map = limits
+            .as_ref()
+            .map(|l| l.iter().map(|l| (&l.name, l)).collect::<BTreeMap<_, _>>());
+        map.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Ulimit>>, D::Error> {
+        let map = Option::<BTreeMap<String, Ulimit>>::deserialize(from)?;
+        let name = |(key, mut limit): (String, Ulimit)| {
+            if limit.name.is_empty() {
+                limit.name = key;
+            }
+            limit.checked().map_err(serde::de::Error::custom)
+        };
+        map.map(|m| m.into_iter().map(name).collect()).transpose()
+    }
+}
+
+/// `log-opts` as an object of texts.
+mod pairs {
+    use super::{BTreeMap, Deserialize, Deserializer, Serialize, Serializer};
+
+    type Pairs = Option<Vec<(String, String)>>;
+
+    pub fn serialize<S: Serializer>(pairs: &Pairs, to: S) -> Result<S::Ok, S::Error> {
+        let map = pairs
+            .as_ref()
+            .map(|p| p.iter().cloned().collect::<BTreeMap<_, _>>());
+        map.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Pairs, D::Error> {
+        let map = Option::<BTreeMap<String, String>>::deserialize(from)?;
+        Ok(map.map(|m| m.into_iter().collect()))
+    }
+}
