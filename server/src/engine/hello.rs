@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 pub const REFERENCE: &str = "berth/hello:latest";
 
 /// The commands that can be run by their own name, out of `/bin`.
-const COMMANDS: [&str; 11] =
-    ["cat", "echo", "env", "exit", "false", "hello", "id", "ls", "ps", "sleep", "true"];
+const COMMANDS: [&str; 11] = [
+    "cat", "echo", "env", "exit", "false", "hello", "id", "ls", "ps", "sleep", "true",
+];
 
 /// Creation time in the image's configuration. Fixed, as the same program must be the same image everywhere.
 const CREATED: &str = "2026-01-01T00:00:00Z";
@@ -169,20 +170,32 @@ mod tests {
     fn the_names_in_the_manifest_are_digests_of_what_they_name() {
         let all = entries(&archive().expect("an archive"));
         let content = |name: &str| {
-            &all.iter().find(|(path, ..)| path == name).unwrap_or_else(|| panic!("no {name}")).2
+            &all.iter()
+                .find(|(path, ..)| path == name)
+                .unwrap_or_else(|| panic!("no {name}"))
+                .2
         };
         let manifest: serde_json::Value = serde_json::from_slice(content("manifest.json")).expect("JSON");
         let config_name = manifest[0]["Config"].as_str().expect("a name");
-        assert_eq!(config_name, format!("{}.json", hex(&Sha256::digest(content(config_name)))));
+        assert_eq!(
+            config_name,
+            format!("{}.json", hex(&Sha256::digest(content(config_name))))
+        );
         let config: serde_json::Value = serde_json::from_slice(content(config_name)).expect("JSON");
         let layer = content(manifest[0]["Layers"][0].as_str().expect("a name"));
-        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", hex(&Sha256::digest(layer))));
+        assert_eq!(
+            config["rootfs"]["diff_ids"][0],
+            format!("sha256:{}", hex(&Sha256::digest(layer)))
+        );
     }
 
     #[test]
     fn the_program_is_a_static_executable() {
         let layer = entries(&layer().expect("a layer"));
-        let (_, mode, program) = layer.iter().find(|(path, ..)| path == "hello").expect("the program");
+        let (_, mode, program) = layer
+            .iter()
+            .find(|(path, ..)| path == "hello")
+            .expect("the program");
         assert_eq!(mode & 0o7777, 0o755);
         assert!(program.starts_with(b"\x7fELF"));
         // The path of a dynamic loader would stand in the file as text (PT_INTERP).

@@ -41,7 +41,8 @@ impl Roots {
     pub fn take(config: &Config) -> Result<Self> {
         let (data, run) = (config.data_root.clone(), config.exec_root.clone());
         make_dir(&data, 0o710)?;
-        make_dir(&run, 0o700)?;
+        // The unix socket is here by default, and its group has to get to it.
+        make_dir(&run, 0o711)?;
         let root = Lock::take(&data.join("engine.lock"), || {
             format!("data root {}", data.display())
         })?;
@@ -300,7 +301,7 @@ mod tests {
             (roots.images(), 0o700),
             (roots.networks(), 0o700),
             (roots.tmp(), 0o700),
-            (roots.run().to_owned(), 0o700),
+            (roots.run().to_owned(), 0o711),
             (roots.run_containers(), 0o700),
         ] {
             assert_eq!(mode(&path), wanted, "{}", path.display());
