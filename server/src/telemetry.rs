@@ -26,7 +26,9 @@ impl Log {
         let registry = tracing_subscriber::registry().with(level);
         match config.log_format {
             LogFormat::Text => registry.with(output.with_ansi(false)).try_init(),
-            LogFormat::Json => registry.with(output.json().flatten_event(true)).try_init(),
+            LogFormat::Json => registry
+                .with(output.json().flatten_event(true).with_span_list(false))
+                .try_init(),
         }
         .map_err(|e| Error::internal("cannot start the log").caused_by(e))?;
         Ok(Self(handle))

@@ -25,6 +25,7 @@ use super::{
     Peer, Server,
     guard::{self, Guard},
     pace::{Paced, Phase},
+    stall::{self, Steady},
 };
 
 /// Largest head of a request, in bytes.
@@ -62,12 +63,17 @@ where
             phase: phase.clone(),
             ambiguous: phase.is_ambiguous(),
         };
-        Box::pin(async move { Ok::<_, Infallible>(exchange.answer(request.map(Body::new)).await) })
+        let request = match stall::applies(request.headers()) {
+            true => request.map(|body| Body::new(Steady::new(body))),
+            false => request.map(Body::new),
+        };
+        Box::pin(async move { Ok::<_, Infallible>(exchange.answer(request).await) })
     });
     let mut connection = http1::Builder::new()
         .max_header_size(HEAD_SIZE)
         .max_buf_size(BUFFER_SIZE)
         .header_read_timeout(None)
+        .title_case_headers(true)
         .serve_connection(io, service);
     let mut stopping = false;
     let result = loop {
@@ -129,10 +135,13 @@ impl Exchange {
         let work = self.server.requests.token();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let peer = self.peer;
+        let (uid, pid, address) = match self.peer {
+            Peer::Local { uid, pid } => (Some(uid), pid, None),
+            Peer::Remote(address) => (None, None, Some(tracing::field::display(address))),
+        };
         let span = match method {
-            Method::GET | Method::HEAD => tracing::debug_span!("request", id, %peer),
-            _ => tracing::info_span!("request", id, %peer),
+            Method::GET | Method::HEAD => tracing::debug_span!("request", id, uid, pid, address),
+            _ => tracing::info_span!("request", id, uid, pid, address),
         };
         let app = self.server.app.clone();
         let mut response = self.respond(app, request).instrument(span.clone()).await;
@@ -188,12 +197,12 @@ fn log(method: &Method, path: &str, response: &Response<Body>, took: Duration) {
     let operation = info.map_or("-", |info| info.operation.id);
     let version = info.map(|info| info.version.to_string()).unwrap_or_default();
     let status = response.status().as_u16();
-    let ms = took.as_secs_f64() * 1e3;
+    let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let quiet = matches!(*method, Method::GET | Method::HEAD) && status < 500;
     match (status, quiet) {
-        (500, _) => tracing::error!(%method, path, operation, version, status, ms, "answered"),
-        (_, true) => tracing::debug!(%method, path, operation, version, status, ms, "answered"),
-        _ => tracing::info!(%method, path, operation, version, status, ms, "answered"),
+        (500, _) => tracing::error!(%method, path, operation, version, status, us, "answered"),
+        (_, true) => tracing::debug!(%method, path, operation, version, status, us, "answered"),
+        _ => tracing::info!(%method, path, operation, version, status, us, "answered"),
     }
 }
 

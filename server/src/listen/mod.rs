@@ -6,6 +6,7 @@ mod guard;
 mod inherited;
 mod pace;
 mod server;
+mod stall;
 mod tls;
 mod unix;
 

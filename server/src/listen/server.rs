@@ -101,6 +101,7 @@ impl Server {
         S: Future<Output = ()> + Send + 'static,
     {
         let shared = Arc::new(self.clone());
+        let mut short = false;
         loop {
             let accepted = tokio::select! {
                 accepted = next() => accepted,
@@ -108,10 +109,15 @@ impl Server {
             };
             match accepted {
                 Ok(connection) => {
+                    short = false;
                     self.connections.spawn(serve(Arc::clone(&shared), connection));
                 }
                 Err(e) if is_shortage(&e) => {
-                    tracing::error!(error = %e, "cannot accept a connection; trying again");
+                    // Once a shortage, however long it lasts.
+                    if !short {
+                        tracing::error!(error = %e, "connections have to wait to be accepted");
+                    }
+                    short = true;
                     tokio::time::sleep(BACK_OFF).await;
                 }
                 // The client has gone away before its turn.

@@ -74,7 +74,7 @@ async fn response(client: &mut UnixStream) -> String {
     let head = String::from_utf8(seen).unwrap();
     let length = head
         .lines()
-        .find_map(|line| line.strip_prefix("content-length: "));
+        .find_map(|line| line.strip_prefix("Content-Length: "));
     let mut body = vec![0; length.unwrap().parse().unwrap()];
     client.read_exact(&mut body).await.unwrap();
     head + std::str::from_utf8(&body).unwrap()
@@ -91,7 +91,7 @@ async fn a_connection_serves_request_after_request() {
             answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(text),
             "{answer}"
         );
-        assert!(answer.contains("x-request-id: "), "{answer}");
+        assert!(answer.contains("X-Request-Id: "), "{answer}");
     }
     client
         .write_all(b"GET /slot HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -108,7 +108,7 @@ async fn foreign_pages_get_403_and_no_further() {
         "POST /echo HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nContent-Length: 0\r\n\r\n";
     let answer = exchange(Guard::OriginAndHost, request).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
-    assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
+    assert!(answer.contains("Content-Type: application/json\r\n"), "{answer}");
     assert!(answer.contains("{\"message\":\""), "{answer}");
     assert!(exchange(Guard::None, request).await.starts_with("HTTP/1.1 200 "));
 }
