@@ -3,19 +3,47 @@
 //! A [`Cgroup`] is one directory in each hierarchy of the host. Where a controller lives (v1 or v2) is found out per
 //! controller, so that hybrid hosts need no case of their own.
 
+mod control;
+mod create;
+mod devices;
+mod hierarchy;
+mod limits;
 mod stats;
+mod support;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
-pub use self::stats::{BlkioEntry, Cpu, Memory, Pids, Stats};
-use crate::{Error, Result};
+use self::hierarchy::Version;
+pub use self::{
+    stats::{BlkioEntry, Cpu, Memory, Pids, Stats},
+    support::{Support, support},
+};
+use crate::{Error, Kind, Result};
 
 /// A container's directories in the cgroup hierarchies. Cheap to clone and to keep: it holds paths, no descriptors.
 ///
 /// It can be serialised, so that whoever restarts finds the same directories even if its own cgroup has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cgroup {}
+pub struct Cgroup {
+    dirs: Vec<Dir>,
+}
+
+/// The directory in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Dir {
+    version: Version,
+    controllers: Vec<String>,
+    path: PathBuf,
+}
 
 impl Cgroup {
     /// Makes (or takes over) the cgroup `name` below `parent` and applies `resources`.
@@ -25,82 +53,105 @@ impl Cgroup {
     /// Missing parents are made.
     ///
     /// # Errors
-    /// [`Kind::Invalid`](crate::Kind::Invalid) for a limit the kernel refuses, else internal; nothing is left behind.
-    pub fn create(_parent: &str, _name: &str, _resources: &LinuxResources) -> Result<Self> {
-        Err(Error::internal("cgroups are not built yet"))
+    /// [`Kind::Invalid`] for a limit the kernel refuses, else internal; nothing is left behind.
+    pub fn create(parent: &str, name: &str, resources: &LinuxResources) -> Result<Self> {
+        let cgroup = create::create(&relative(parent)?, &part(name)?)?;
+        match cgroup.update(resources) {
+            Ok(()) => Ok(cgroup),
+            Err(e) => Err(match cgroup.remove() {
+                Ok(()) => e,
+                Err(left) => Error::new(e.kind(), format!("{e} (and then: {left})")),
+            }),
+        }
     }
 
     /// The cgroup `name` below `parent` if it exists in at least one hierarchy.
     ///
     /// # Errors
-    /// Internal, if the host's hierarchies cannot be read.
-    pub fn open(_parent: &str, _name: &str) -> Result<Option<Self>> {
-        Err(Error::internal("cgroups are not built yet"))
+    /// [`Kind::Invalid`] for names that are not paths within a hierarchy; internal if the host's hierarchies cannot be
+    /// read.
+    pub fn open(parent: &str, name: &str) -> Result<Option<Self>> {
+        let mut cgroup = create::plan(&relative(parent)?, &part(name)?)?;
+        cgroup.dirs.retain(|d| d.path.is_dir());
+        Ok((!cgroup.dirs.is_empty()).then_some(cgroup))
     }
 
     /// Changes the limits given in `resources` and leaves the others.
     ///
     /// # Errors
-    /// [`Kind::Invalid`](crate::Kind::Invalid) for a limit the kernel refuses.
-    pub fn update(&self, _resources: &LinuxResources) -> Result<()> {
-        Err(Error::internal("cgroups are not built yet"))
+    /// [`Kind::Invalid`] for a limit the kernel refuses.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        limits::apply(self, resources)
     }
 
-    /// Freezes all processes and returns when they are frozen.
-    ///
-    /// # Errors
-    /// Internal, if they are not after a few seconds (they are thawed again).
-    pub fn freeze(&self) -> Result<()> {
-        Err(Error::internal("cgroups are not built yet"))
+    /// Directory of the v2 hierarchy, for `CLONE_INTO_CGROUP`.
+    pub(crate) fn v2_path(&self) -> Option<&Path> {
+        self.v2().map(|d| d.path.as_path())
     }
 
-    /// Lets frozen processes run again.
+    /// Moves the calling thread, the only one of its process, into it; where the kernel did so at its creation (`cloned`
+    /// into the v2 directory) nothing is done.
     ///
-    /// # Errors
-    /// Internal, if the kernel refuses.
-    pub fn thaw(&self) -> Result<()> {
-        Err(Error::internal("cgroups are not built yet"))
+    /// A thread that moves itself through `tasks` does not wait for a grace period, unlike one that is moved through
+    /// `cgroup.procs` of v1.
+    pub(crate) fn join(&self, cloned: bool) -> Result<()> {
+        for dir in &self.dirs {
+            let file = match dir.version {
+                Version::V1 => "tasks",
+                Version::V2 if cloned => continue,
+                Version::V2 => "cgroup.procs",
+            };
+            dir.write(file, "0")?;
+        }
+        Ok(())
     }
 
-    /// Sends SIGKILL to every process in it, also to those forked meanwhile and to frozen ones (it is thawed for that).
-    /// Does not wait for their end.
-    ///
-    /// # Errors
-    /// Internal, if the kernel refuses.
-    pub fn kill_all(&self) -> Result<()> {
-        Err(Error::internal("cgroups are not built yet"))
+    /// The directory that `controller` of this cgroup is in.
+    fn find(&self, controller: &str) -> Option<&Dir> {
+        self.dirs
+            .iter()
+            .find(|d| d.controllers.iter().any(|c| c == controller))
     }
 
-    /// Ids of its processes, cgroups below included, in no order.
-    ///
-    /// # Errors
-    /// Internal, if it cannot be read. A cgroup that is gone has none.
-    pub fn pids(&self) -> Result<Vec<i32>> {
-        Err(Error::internal("cgroups are not built yet"))
+    /// The same, where its absence means that a limit cannot be set.
+    fn dir(&self, controller: &str) -> Result<&Dir> {
+        self.find(controller).ok_or_else(|| {
+            Error::new(
+                Kind::Invalid,
+                format!("the cgroup controller {controller:?} is not available on this host"),
+            )
+        })
     }
 
-    /// What it uses and has used. A controller that is missing leaves its part at zero.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`](crate::Kind::NotFound) if it is gone.
-    pub fn stats(&self) -> Result<Stats> {
-        Err(Error::internal("cgroups are not built yet"))
+    fn v2(&self) -> Option<&Dir> {
+        self.dirs.iter().find(|d| d.version == Version::V2)
     }
+}
 
-    /// How many of its processes the out-of-memory killer has ended so far; 0 if the kernel does not count them.
-    ///
-    /// # Errors
-    /// Internal, if the counter cannot be read.
-    pub fn oom_kills(&self) -> Result<u64> {
-        Err(Error::internal("cgroups are not built yet"))
+/// Checks that `parent` stays within a hierarchy.
+fn relative(parent: &str) -> Result<PathBuf> {
+    let escapes = |c: &str| c == "..";
+    if parent.split('/').any(escapes) || parent.contains('\0') {
+        return Err(Error::invalid(format!(
+            "cgroup parent {parent:?} must not leave the hierarchy"
+        )));
     }
+    Ok(PathBuf::from(parent))
+}
 
-    /// Removes it with all cgroups below. One that is already gone is fine. Waits a bounded time for processes that are
-    /// ending.
-    ///
-    /// # Errors
-    /// [`Kind::Conflict`](crate::Kind::Conflict) if processes are still in it.
-    pub fn remove(&self) -> Result<()> {
-        Err(Error::internal("cgroups are not built yet"))
+/// Checks that `name` is one component.
+fn part(name: &str) -> Result<PathBuf> {
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        return Err(Error::invalid(format!("{name:?} cannot be the name of a cgroup")));
     }
+    Ok(PathBuf::from(name))
+}
+
+/// Writes `value` to an existing cgroup file in one write(2), as the kernel wants it.
+fn write_file(path: &Path, value: &str) -> io::Result<()> {
+    open_write(path)?.write_all(value.as_bytes())
+}
+
+fn open_write(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
 }

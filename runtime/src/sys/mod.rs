@@ -1,5 +1,6 @@
 //! The only place with `unsafe` and raw system calls; each block says why it is sound.
 
+pub(crate) mod bpf;
 pub(crate) mod fork;
 pub(crate) mod heap;
 pub(crate) mod pages;
