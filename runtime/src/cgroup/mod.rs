@@ -45,6 +45,15 @@ struct Dir {
     path: PathBuf,
 }
 
+/// A directory of a cgroup, and its name in a container.
+#[derive(Debug)]
+pub(crate) struct Directory<'a> {
+    pub name: String,
+    /// Further names, if several controllers share the hierarchy.
+    pub aliases: Vec<String>,
+    pub path: &'a Path,
+}
+
 impl Cgroup {
     /// Makes (or takes over) the cgroup `name` below `parent` and applies `resources`.
     ///
@@ -104,6 +113,32 @@ impl Cgroup {
             dir.write(file, "0")?;
         }
         Ok(())
+    }
+
+    /// Whether some hierarchy of this host is v1.
+    pub(crate) fn has_v1(&self) -> bool {
+        self.dirs.iter().any(|d| d.version == Version::V1)
+    }
+
+    /// Its directories with the names they have in a container's `/sys/fs/cgroup` on a host with v1 hierarchies.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = Directory<'_>> {
+        self.dirs.iter().map(|dir| {
+            let names: Vec<_> = dir
+                .controllers
+                .iter()
+                .map(|c| c.trim_start_matches("name=").to_owned())
+                .collect();
+            let (name, aliases) = match (dir.version, names.len()) {
+                (Version::V2, _) => ("unified".to_owned(), Vec::new()),
+                (Version::V1, 1) => (names.concat(), Vec::new()),
+                (Version::V1, _) => (names.join(","), names),
+            };
+            Directory {
+                name,
+                aliases,
+                path: &dir.path,
+            }
+        })
     }
 
     /// The directory that `controller` of this cgroup is in.

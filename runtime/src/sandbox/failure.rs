@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Error, Kind};
+use crate::{Error, Kind, sys::shared::SharedMessage};
 
 /// A failed start: the error and the exit code that stands for it.
 #[derive(Debug)]
@@ -35,6 +35,42 @@ impl StartError {
         Self {
             code: 128,
             error: Error::new(Kind::Internal, message),
+        }
+    }
+
+    /// Leaves it for the parent.
+    pub(super) fn report(&self, to: &SharedMessage) {
+        let tag = match (self.code, self.error.kind()) {
+            (127, _) => 0,
+            (126, _) => 1,
+            (_, Kind::Invalid) => 2,
+            (_, Kind::NotFound) => 3,
+            _ => 4,
+        };
+        to.put(tag, &self.error.to_string());
+    }
+
+    /// What a child left, if it left something.
+    pub(super) fn reported(from: &SharedMessage) -> Option<Self> {
+        let (tag, message) = from.get()?;
+        Some(match tag {
+            0 => Self::not_found(message),
+            1 => Self::not_executable(message),
+            2 => Error::invalid(message).into(),
+            3 => Error::not_found(message).into(),
+            _ => Self::other(message),
+        })
+    }
+
+    /// The same in the words that Docker's clients look for.
+    pub(super) fn in_context(self, context: &str) -> Self {
+        match self.error.kind() {
+            // Users and groups are looked up before anything runs, and reported plainly.
+            Kind::NotFound => Self::other(self.error.to_string()),
+            kind => Self {
+                code: self.code,
+                error: Error::new(kind, format!("{context}: {}: unknown", self.error)),
+            },
         }
     }
 }

@@ -6,16 +6,52 @@
 //! The caller has to be a small process without threads (the container's supervisor): the new process is a copy of it
 //! that runs this module's code until it executes the program.
 
+mod capabilities;
+mod channel;
+mod create;
 pub mod defaults;
+mod devices;
+mod exec;
 mod failure;
+mod filesystem;
+mod identity;
+mod init;
+mod masks;
+mod mounts;
+mod namespaces;
+mod options;
+mod proc;
+mod process;
+mod program;
+mod propagation;
+mod root;
+mod rootfs;
+mod seccomp;
+mod user;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::{
+    sys::{
+        signal::Signal,
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::Pid,
+};
 use oci_spec::runtime::{Process, Spec};
 
+use self::channel::{Channel, Message};
 pub use self::failure::StartError;
-use crate::{Result, cgroup::Cgroup};
+use crate::{
+    Result,
+    cgroup::Cgroup,
+    error::Context,
+    sys::{process as own, shared::SharedMessage},
+};
 
 /// Annotation of the specification: run a minimal init as the first process (`true`), which starts the program,
 /// forwards signals to it, reaps orphans and ends with the program's exit code.
@@ -71,9 +107,35 @@ pub struct Sandbox {
     pid: Pid,
     pidfd: OwnedFd,
     terminal: Option<OwnedFd>,
+    /// Until it is started.
+    waiting: Option<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    channel: Channel,
+    report: SharedMessage,
 }
 
 impl Sandbox {
+    fn waiting(pid: Pid, pidfd: OwnedFd, channel: Channel, report: SharedMessage) -> Self {
+        Self {
+            pid,
+            pidfd,
+            terminal: None,
+            waiting: Some(Waiting { channel, report }),
+        }
+    }
+
+    fn running(pid: Pid, pidfd: OwnedFd, terminal: Option<OwnedFd>) -> Self {
+        Self {
+            pid,
+            pidfd,
+            terminal,
+            waiting: None,
+        }
+    }
+
     /// Process id, as the caller's pid namespace numbers it.
     pub fn pid(&self) -> Pid {
         self.pid
@@ -89,29 +151,98 @@ impl Sandbox {
         self.terminal.take()
     }
 
-    /// Lets a created process execute its program and returns once it has.
+    /// Lets a created process execute its program and returns once it has. One that is running already is left alone.
     ///
     /// # Errors
     /// [`StartError`] if the program cannot be executed; the process has then ended and been reaped.
     pub fn start(&mut self) -> Result<(), StartError> {
-        Err(StartError::other("the sandbox is not built yet"))
+        let Some(waiting) = &self.waiting else {
+            return Ok(());
+        };
+        let begun = waiting
+            .channel
+            .send(Message::Go, None)
+            .and_then(|()| waiting.channel.receive());
+        match begun {
+            Ok(None) if waiting.report.get().is_none() => {
+                self.waiting = None;
+                Ok(())
+            }
+            Ok(_) => Err(self.failure(&io::ErrorKind::UnexpectedEof.into())),
+            Err(e) => Err(self.failure(&e)),
+        }
+        .map_err(|e: StartError| e.in_context(create::CONTEXT))
     }
 
     /// Sends `signal` by pidfd; a process that has ended is no error.
     ///
     /// # Errors
     /// [`Kind::Internal`](crate::Kind::Internal) if the kernel refuses.
-    pub fn kill(&self, _signal: Signal) -> Result<()> {
-        Ok(())
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        own::send_signal(&self.pidfd, signal as i32)
+            .context(|| format!("cannot send {signal} to process {}", self.pid))
+    }
+
+    fn channel(&self) -> Result<&Channel, StartError> {
+        let gone = || StartError::other("the process is running already");
+        self.waiting.as_ref().map(|w| &w.channel).ok_or_else(gone)
+    }
+
+    /// Why the process did not come as far as it should: what it reported, else how it ended. It is ended and reaped.
+    fn failure(&mut self, error: &io::Error) -> StartError {
+        let status = self.end();
+        let waiting = self.waiting.take();
+        waiting
+            .and_then(|w| StartError::reported(&w.report))
+            .unwrap_or_else(|| {
+                let status = status.map_or_else(String::new, |s| format!(" ({s:?})"));
+                StartError::other(format!(
+                    "the container's process ended before its program could run{status}: {error}"
+                ))
+            })
+    }
+
+    /// Waits for the end of a process that ends by itself; what it reported.
+    fn finish(mut self) -> Result<SharedMessage, StartError> {
+        self.reap();
+        let gone = || StartError::other("the process is running already");
+        self.waiting.take().map(|w| w.report).ok_or_else(gone)
+    }
+
+    /// Ends and reaps the process.
+    fn end(&self) -> Option<WaitStatus> {
+        // One that has ended is fine, anything else would show in the waiting below.
+        let _ = own::send_signal(&self.pidfd, libc::SIGKILL);
+        self.reap()
+    }
+
+    fn reap(&self) -> Option<WaitStatus> {
+        loop {
+            match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+                Err(nix::errno::Errno::EINTR) => {}
+                other => return other.ok(),
+            }
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if self.waiting.is_some() {
+            self.end();
+        }
     }
 }
 
 /// Builds the sandbox that `spec` describes and returns when its process waits to be started.
 ///
+/// The calling process becomes undumpable (prctl(2), `PR_SET_DUMPABLE`), so that nothing in the sandbox can examine the
+/// copies of it that are on their way to become the sandbox's processes.
+///
 /// # Errors
 /// [`StartError`]; nothing is left behind then.
-pub fn create(_spec: &Spec, _stdio: Stdio, _options: &Options<'_>) -> Result<Sandbox, StartError> {
-    Err(StartError::other("the sandbox is not built yet"))
+pub fn create(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, StartError> {
+    create::create(spec, stdio, options)
 }
 
 /// Runs `process` in the running sandbox whose first process is `target` (a pidfd): in its namespaces and its cgroup,
@@ -121,11 +252,36 @@ pub fn create(_spec: &Spec, _stdio: Stdio, _options: &Options<'_>) -> Result<San
 /// # Errors
 /// [`StartError`], among others if the sandbox has ended.
 pub fn exec(
-    _target: BorrowedFd<'_>,
-    _spec: &Spec,
-    _process: &Process,
-    _stdio: Stdio,
-    _options: &Options<'_>,
+    target: BorrowedFd<'_>,
+    spec: &Spec,
+    process: &Process,
+    stdio: Stdio,
+    options: &Options<'_>,
 ) -> Result<Sandbox, StartError> {
-    Err(StartError::other("the sandbox is not built yet"))
+    exec::exec(target, spec, process, stdio, options)
+}
+
+/// Computes what every sandbox needs and forked processes inherit: the host's cgroup hierarchies and the default seccomp
+/// filter. Calling it once in a long-lived parent saves its children the work.
+///
+/// # Errors
+/// Internal, if the host's hierarchies cannot be read.
+pub fn warm_up() -> Result<()> {
+    seccomp::Filter::builtin(defaults::CAPABILITY_MASK)?;
+    crate::cgroup::support().map(drop)
+}
+
+/// Keeps processes of the sandbox from attaching to the copies of this process that join them.
+fn hide_memory() -> Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context(|| "cannot become undumpable")
+}
+
+/// Gives the process a session keyring of its container's own, where the kernel has keyrings.
+fn join_keyring(id: &str) -> Result<()> {
+    let name = CString::new(format!("_ses.{id}")).context(|| "the container's id holds a NUL byte")?;
+    match own::join_session_keyring(&name) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        other => other.context(|| "cannot join the session keyring"),
+    }
 }

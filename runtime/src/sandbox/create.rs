@@ -1,0 +1,303 @@
+//! Creating a sandbox: what is prepared on the host, and what its first process does inside.
+
+use std::{
+    convert::Infallible,
+    fs::File,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use oci_spec::runtime::{Process, Spec};
+use rustix::fs::Mode;
+
+use super::{
+    ANNOTATION_INIT, Options, Sandbox, StartError, Stdio,
+    channel::{Channel, Message},
+    devices::{self, HostNodes, Terminal},
+    init, masks,
+    mounts::{self, Planned},
+    namespaces::{self, Namespaces, PidNamespace},
+    proc::Proc,
+    process::{self, Streams},
+    root::{Make, Root},
+    rootfs::{self, Source},
+    seccomp::Filter,
+};
+use crate::{
+    Error, Result,
+    error::Context,
+    sys::{clone, process as own, shared::SharedMessage},
+};
+
+/// Prefix of errors, in Docker's words.
+pub(super) const CONTEXT: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: \
+    unable to start container process";
+
+/// All that is prepared before the process exists.
+struct Plan<'a> {
+    spec: &'a Spec,
+    process: &'a Process,
+    options: &'a Options<'a>,
+    namespaces: Namespaces,
+    root: Source,
+    mounts: Vec<Planned>,
+    host_nodes: Option<HostNodes>,
+    filter: Option<Filter>,
+    init: bool,
+}
+
+impl<'a> Plan<'a> {
+    fn new(spec: &'a Spec, options: &'a Options<'a>) -> Result<Self> {
+        refuse_unknown(spec)?;
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or_else(|| Error::invalid("the specification has no process"))?;
+        let namespaces = Namespaces::of(spec)?;
+        let host_nodes = if namespaces.new_user {
+            Some(HostNodes::open(spec)?)
+        } else {
+            None
+        };
+        let init = spec.annotations().as_ref().and_then(|a| a.get(ANNOTATION_INIT));
+        Ok(Self {
+            spec,
+            process,
+            options,
+            namespaces,
+            root: rootfs::prepare(spec)?,
+            mounts: mounts::plan(spec, options.cgroup)?,
+            host_nodes,
+            filter: Filter::of(spec)?,
+            init: init.is_some_and(|v| v == "true"),
+        })
+    }
+}
+
+/// Parts of a specification that would silently do nothing are refused instead.
+fn refuse_unknown(spec: &Spec) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let process = spec.process().as_ref();
+    let hooks = spec
+        .hooks()
+        .as_ref()
+        .is_some_and(|h| *h != oci_spec::runtime::Hooks::default());
+    let unknown = [
+        ("hooks", hooks),
+        ("linux.intelRdt", linux.is_some_and(|l| l.intel_rdt().is_some())),
+        (
+            "linux.timeOffsets",
+            linux.is_some_and(|l| l.time_offsets().is_some()),
+        ),
+        (
+            "linux.personality",
+            linux.is_some_and(|l| l.personality().is_some()),
+        ),
+        (
+            "linux.memoryPolicy",
+            linux.is_some_and(|l| l.memory_policy().is_some()),
+        ),
+        (
+            "linux.netDevices",
+            linux.is_some_and(|l| l.net_devices().is_some()),
+        ),
+        (
+            "linux.mountLabel",
+            linux.is_some_and(|l| l.mount_label().as_ref().is_some_and(|m| !m.is_empty())),
+        ),
+        (
+            "process.selinuxLabel",
+            process.is_some_and(|p| p.selinux_label().as_ref().is_some_and(|s| !s.is_empty())),
+        ),
+        (
+            "process.scheduler",
+            process.is_some_and(|p| p.scheduler().is_some()),
+        ),
+        (
+            "process.ioPriority",
+            process.is_some_and(|p| p.io_priority().is_some()),
+        ),
+        (
+            "process.execCPUAffinity",
+            process.is_some_and(|p| p.exec_cpu_affinity().is_some()),
+        ),
+    ];
+    match unknown.iter().find(|(_, is_there)| *is_there) {
+        Some((name, _)) => Err(Error::invalid(format!(
+            "{name} in the specification is not supported"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// See [`super::create`].
+pub(super) fn create(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, StartError> {
+    run(spec, stdio, options).map_err(|e| e.in_context(CONTEXT))
+}
+
+fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, StartError> {
+    let mut plan = Plan::new(spec, options)?;
+    super::hide_memory()?;
+    let report = SharedMessage::new().context(|| "cannot share memory with the new process")?;
+    let (ours, theirs) = Channel::pair().context(|| "cannot make a channel to the new process")?;
+    let mut stdio = Some(stdio);
+
+    let directory = options.cgroup.v2_path().map(File::open).transpose();
+    let directory = directory.context(|| "cannot open the cgroup's directory")?;
+    let pid_namespace = PidNamespace::enter(plan.namespaces.joined_pid.as_ref())?;
+    let flags = plan.namespaces.flags;
+    let mut body = |cloned| -> i32 {
+        process::end_with(&report, || {
+            inside(&mut plan, stdio.take(), cloned, &theirs, &report)
+        })
+    };
+    let mut child = clone::clone(flags, directory.as_ref().map(AsFd::as_fd), || body(true));
+    if child.is_err() && directory.is_some() {
+        // Kernels before 5.7, and cgroups that take no processes this way.
+        child = clone::clone(flags, None, || body(false));
+    }
+    let left = pid_namespace.map_or(Ok(()), PidNamespace::leave);
+    let (pid, pidfd) = child.context(|| "cannot create the namespaces (clone3)")?;
+    drop(theirs);
+    let mut sandbox = Sandbox::waiting(pid, pidfd, ours, report);
+    left?;
+
+    if plan.namespaces.new_user {
+        namespaces::map_ids(pid, spec)?;
+        let told = sandbox.channel()?.send(Message::Mapped, None);
+        told.map_err(|e| sandbox.failure(&e))?;
+    }
+    let ready = sandbox.channel()?.expect(Message::Ready);
+    sandbox.terminal = ready.map_err(|e| sandbox.failure(&e))?;
+    Ok(sandbox)
+}
+
+/// What the new process does. Returns only with an error.
+fn inside(
+    plan: &mut Plan<'_>,
+    stdio: Option<Stdio>,
+    cloned: bool,
+    channel: &Channel,
+    report: &SharedMessage,
+) -> Result<Infallible, StartError> {
+    own::reset_signals().context(|| "cannot reset the signals")?;
+    rustix::process::umask(Mode::empty());
+    if plan.namespaces.new_user {
+        channel.expect(Message::Mapped).context(|| "the engine gave up")?;
+        become_root()?;
+    }
+    plan.namespaces.join()?;
+    plan.options.cgroup.join(cloned)?;
+    if plan.namespaces.new_cgroup {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+            .context(|| "cannot make a cgroup namespace")?;
+    }
+    nix::unistd::setsid().context(|| "cannot begin a session")?;
+    super::join_keyring(plan.options.id)?;
+    network_and_names(plan)?;
+
+    let stdio = stdio.ok_or_else(|| Error::internal("the standard streams are gone"))?;
+    let (root, proc, streams) = prepare_root(plan, stdio)?;
+    let filter = plan.filter.take();
+    let settled = process::settle(
+        plan.spec,
+        plan.process,
+        &streams,
+        filter,
+        plan.options.nofile,
+        Some(&proc),
+        &root,
+    )?;
+    settled.take_terminal()?;
+    own::close_on_exec_from(3).context(|| "cannot close the engine's files")?;
+    let master = streams.master.as_ref().map(AsRawFd::as_raw_fd);
+    channel
+        .send(Message::Ready, master)
+        .context(|| "the engine gave up")?;
+    // If the engine's side is gone, so is the reason to run.
+    channel.expect(Message::Go).context(|| "the engine gave up")?;
+    settled.seal()?;
+    if plan.init {
+        return init::run(&settled, report, channel);
+    }
+    Err(settled.execute())
+}
+
+/// In a new user namespace nobody is root by birth.
+pub(super) fn become_root() -> Result<()> {
+    use rustix::{fs::Gid, fs::Uid, thread};
+    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+    thread::set_thread_groups(&[]).context(|| "cannot drop the groups")?;
+    thread::set_thread_res_gid(gid, gid, gid).context(|| "cannot become the namespace's root group")?;
+    thread::set_thread_res_uid(uid, uid, uid).context(|| "cannot become the namespace's root")
+}
+
+fn network_and_names(plan: &Plan<'_>) -> Result<()> {
+    if plan.namespaces.new_net {
+        own::loopback_up().context(|| "cannot take up the loopback interface")?;
+    }
+    if let Some(name) = plan.spec.hostname().as_deref().filter(|n| !n.is_empty()) {
+        if !plan.namespaces.own_uts {
+            return Err(Error::invalid(
+                "a hostname needs a UTS namespace of the container's own",
+            ));
+        }
+        rustix::system::sethostname(name.as_bytes())
+            .context(|| format!("cannot set the hostname {name:?}"))?;
+    }
+    if let Some(name) = plan.spec.domainname().as_deref().filter(|n| !n.is_empty()) {
+        if !plan.namespaces.own_uts {
+            return Err(Error::invalid(
+                "a domainname needs a UTS namespace of the container's own",
+            ));
+        }
+        rustix::system::setdomainname(name.as_bytes())
+            .context(|| format!("cannot set the domainname {name:?}"))?;
+    }
+    Ok(())
+}
+
+/// Enters the root and fills it; what is wrong with it after that, the container has done itself.
+fn prepare_root(plan: &mut Plan<'_>, stdio: Stdio) -> Result<(Root, Proc, Streams), StartError> {
+    let spec = plan.spec;
+    mounts::make(&mut plan.mounts)?;
+    let root = rootfs::enter(&plan.root)?;
+    let attached = mounts::attach(std::mem::take(&mut plan.mounts), &root)?;
+    if let Some(dev) = &attached.dev {
+        devices::populate(spec, &root, dev, plan.host_nodes.as_ref())?;
+    }
+    let terminal = match (&stdio, &attached.pts) {
+        (Stdio::Pipes { .. }, _) => None,
+        (Stdio::Terminal { height, width }, Some(pts)) => Some(Terminal::open(pts, *height, *width)?),
+        (Stdio::Terminal { height, width }, None) => Some(Terminal::open_in(&root, *height, *width)?),
+    };
+    if let Some(terminal) = &terminal {
+        terminal.show_as_console(&root)?;
+    }
+    let streams = Streams::new(stdio, terminal, &root)?;
+
+    let proc = match &attached.proc {
+        Some(proc) => Proc::of(proc)?,
+        None => Proc::new()?,
+    };
+    if let Some(score) = plan.process.oom_score_adj() {
+        proc.write("self/oom_score_adj", &score.to_string())
+            .context(|| format!("cannot set oom_score_adj to {score}"))?;
+    }
+    let linux = spec.linux().as_ref();
+    if let Some(parameters) = linux.and_then(|l| l.sysctl().as_ref()) {
+        proc.set_parameters(parameters, &plan.namespaces)?;
+    }
+    let cwd = plan.process.cwd();
+    root.make(cwd, Make::Directory)
+        .context(|| format!("mkdir {}: cannot make the working directory", cwd.display()))?;
+    let masked = linux
+        .and_then(|l| l.masked_paths().as_deref())
+        .unwrap_or_default();
+    let readonly = linux
+        .and_then(|l| l.readonly_paths().as_deref())
+        .unwrap_or_default();
+    masks::apply(masked, readonly, &root, &attached)?;
+    rootfs::seal(&root, spec)?;
+    mounts::verify(&root, &attached)?;
+    Ok((root, proc, streams))
+}

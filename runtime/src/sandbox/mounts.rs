@@ -1,0 +1,422 @@
+//! The mounts of a specification: sources opened on the host, targets found and made inside the root, one attached to
+//! the other by descriptor.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+};
+
+use oci_spec::runtime::{Mount, Spec};
+use rustix::{
+    fs::{Mode, OFlags},
+    mount::MountAttrFlags as Attr,
+};
+
+use super::{
+    StartError, filesystem,
+    options::Options,
+    propagation,
+    root::{self, Make, Root},
+    rootfs,
+};
+use crate::{
+    Error, Result,
+    cgroup::Cgroup,
+    error::Context,
+    sys::mount::{Change, mount_setattr},
+};
+
+/// Magic number of procfs (statfs(2)).
+pub(super) const PROC_MAGIC: u64 = 0x9fa0;
+/// Files of `/proc` that something may be mounted on: those that lxcfs and the like provide per container.
+const PROC_FILES: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// One mount and how far it has come.
+#[derive(Debug)]
+pub(super) struct Planned {
+    /// Absolute, without `.` and `..`.
+    destination: PathBuf,
+    /// Type of the file system.
+    kind: String,
+    options: Options,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// To be made inside, as it belongs to one of the new namespaces.
+    New { source: Option<PathBuf> },
+    /// A copy of a mount of the host.
+    Bind { source: PathBuf, tree: OwnedFd },
+    /// Made inside.
+    Made(OwnedFd),
+    /// The container's own directories of the v1 hierarchies (on a hybrid host, of v2 too), and, once made, the tmpfs
+    /// that they are gathered in.
+    CgroupV1 {
+        directories: Vec<CgroupDirectory>,
+        tmpfs: Option<OwnedFd>,
+    },
+}
+
+#[derive(Debug)]
+struct CgroupDirectory {
+    name: String,
+    aliases: Vec<String>,
+    tree: OwnedFd,
+}
+
+/// Opens what the mounts of `spec` need from the host.
+pub(super) fn plan(spec: &Spec, cgroup: &Cgroup) -> Result<Vec<Planned>> {
+    let skip = usize::from(rootfs::overlay_of(spec).is_some());
+    let mounts = spec.mounts().iter().flatten().skip(skip);
+    mounts.map(|m| plan_one(m, cgroup)).collect()
+}
+
+fn plan_one(mount: &Mount, cgroup: &Cgroup) -> Result<Planned> {
+    let destination = clean(mount.destination())?;
+    let options = Options::of(mount)?;
+    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+        return Err(Error::invalid(
+            "mounts with an id mapping of their own are not supported",
+        ));
+    }
+    let source = mount.source().clone();
+    let mut kind = mount.typ().clone().unwrap_or_default();
+    let state = if options.bind.is_some() {
+        let source = source.unwrap_or_default();
+        let tree = filesystem::bind(&source, &options)?;
+        if let Some(wanted) = options.propagation {
+            propagation::check(&source, wanted)?;
+        }
+        State::Bind { source, tree }
+    } else if kind == "cgroup" && cgroup.has_v1() {
+        State::CgroupV1 {
+            directories: cgroup_directories(cgroup, &options)?,
+            tmpfs: None,
+        }
+    } else {
+        if kind == "cgroup" {
+            kind = "cgroup2".to_owned();
+        }
+        State::New { source }
+    };
+    Ok(Planned {
+        destination,
+        kind,
+        options,
+        state,
+    })
+}
+
+/// A destination without `.` and `..`, which could only mean a place above the root.
+fn clean(destination: &Path) -> Result<PathBuf> {
+    let mut cleaned = PathBuf::from("/");
+    for component in destination.components() {
+        match component {
+            Component::Normal(name) => cleaned.push(name),
+            Component::ParentDir => {
+                cleaned.pop();
+            }
+            _ => {}
+        }
+    }
+    if cleaned == Path::new("/") {
+        let name = destination.display();
+        return Err(Error::invalid(format!(
+            "mount destination {name}: nothing can be mounted on the root"
+        )));
+    }
+    Ok(cleaned)
+}
+
+/// Copies of the container's own cgroup directories, as the container is to see them.
+fn cgroup_directories(cgroup: &Cgroup, options: &Options) -> Result<Vec<CgroupDirectory>> {
+    let options = Options {
+        bind: Some(false),
+        ..options.clone()
+    };
+    let copy = |d: crate::cgroup::Directory<'_>| {
+        Ok(CgroupDirectory {
+            tree: filesystem::bind(d.path, &options)?,
+            name: d.name,
+            aliases: d.aliases,
+        })
+    };
+    cgroup.directories().map(copy).collect()
+}
+
+/// Makes the mounts that belong to the sandbox's namespaces. This comes before the old root goes: in a user namespace
+/// the kernel gives a new procfs or sysfs only to those who can see one.
+pub(super) fn make(planned: &mut [Planned]) -> Result<()> {
+    for mount in planned {
+        let failed =
+            |e| Error::internal(format!("error mounting {}", mount.destination.display())).caused_by(e);
+        match &mut mount.state {
+            State::New { source } => {
+                let made =
+                    filesystem::new_mount(&mount.kind, source.as_deref(), &mount.options).map_err(failed)?;
+                mount.state = State::Made(made);
+            }
+            State::CgroupV1 { directories, tmpfs } => {
+                *tmpfs = Some(cgroup_tmpfs(directories).map_err(failed)?);
+            }
+            State::Bind { .. } | State::Made(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// A tmpfs with an empty directory for each hierarchy.
+fn cgroup_tmpfs(directories: &[CgroupDirectory]) -> Result<OwnedFd> {
+    let filesystem = filesystem::NewFilesystem::open("tmpfs")?;
+    filesystem.set("source", Some("cgroup"))?;
+    filesystem.set("mode", Some("755"))?;
+    let tmpfs =
+        filesystem.mount(Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC)?;
+    for directory in directories {
+        let message = || format!("cannot make the directory of cgroup hierarchy {}", directory.name);
+        rustix::fs::mkdirat(&tmpfs, &directory.name, Mode::from_raw_mode(0o755)).context(message)?;
+        for alias in &directory.aliases {
+            rustix::fs::symlinkat(&directory.name, &tmpfs, alias).context(message)?;
+        }
+    }
+    Ok(tmpfs)
+}
+
+/// The mounts that later steps work with.
+#[derive(Debug, Default)]
+pub(super) struct Attached {
+    /// procfs on `/proc`.
+    pub proc: Option<OwnedFd>,
+    /// sysfs on `/sys`.
+    pub sys: Option<OwnedFd>,
+    /// tmpfs on `/dev`.
+    pub dev: Option<OwnedFd>,
+    /// devpts on `/dev/pts`.
+    pub pts: Option<OwnedFd>,
+}
+
+/// Attaches what was planned and made, in order.
+pub(super) fn attach(planned: Vec<Planned>, root: &Root) -> Result<Attached, StartError> {
+    let mut attached = Attached::default();
+    for mount in planned {
+        let at = mount.destination.clone();
+        let kind = mount.kind.clone();
+        let is_bind = matches!(mount.state, State::Bind { .. });
+        let mount = attach_one(mount, root)?;
+        let slot = match (at.to_str(), kind.as_str()) {
+            _ if is_bind => continue,
+            (Some("/proc"), "proc") => &mut attached.proc,
+            (Some("/sys"), "sysfs") => &mut attached.sys,
+            (Some("/dev"), "tmpfs") => &mut attached.dev,
+            (Some("/dev/pts"), "devpts") => &mut attached.pts,
+            _ => continue,
+        };
+        *slot = Some(mount);
+    }
+    Ok(attached)
+}
+
+fn attach_one(mount: Planned, root: &Root) -> Result<OwnedFd, StartError> {
+    let target = target(&mount, root)?;
+    let Planned {
+        destination,
+        options,
+        state,
+        ..
+    } = mount;
+    let (tree, source) = match state {
+        State::Bind { source, tree } => (tree, Some(source)),
+        State::Made(tree) => {
+            if let Some(propagation) = options.propagation {
+                let change = Change {
+                    propagation: Some(propagation.flags),
+                    ..Change::none()
+                };
+                mount_setattr(&tree, &change)
+                    .context(|| format!("cannot set the propagation of {}", destination.display()))?;
+            }
+            (tree, None)
+        }
+        State::CgroupV1 {
+            directories,
+            tmpfs: Some(tmpfs),
+        } => {
+            let failed = || format!("cannot show the cgroups on {}", destination.display());
+            attach_cgroups(directories, &tmpfs, &target, &options).context(failed)?;
+            return Ok(tmpfs);
+        }
+        State::New { .. } | State::CgroupV1 { tmpfs: None, .. } => {
+            return Err(StartError::other(format!(
+                "{} was not made",
+                destination.display()
+            )));
+        }
+    };
+    filesystem::attach(&tree, &target).map_err(|e| failure(&destination, source.as_deref(), e))?;
+    Ok(tree)
+}
+
+fn failure(destination: &Path, source: Option<&Path>, error: io::Error) -> StartError {
+    let destination = destination.display();
+    let what = source.map_or_else(String::new, |s| format!("{:?} ", s.display().to_string()));
+    let message = format!(
+        "error mounting {what}to rootfs at {:?}: {error}",
+        destination.to_string()
+    );
+    if error.raw_os_error() == Some(libc::ENOTDIR) {
+        return StartError::not_found(format!(
+            "{message}: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the \
+            specified host path exists and is the expected type"
+        ));
+    }
+    StartError::other(message)
+}
+
+/// Finds, or makes, what `mount` is attached to.
+fn target(mount: &Planned, root: &Root) -> Result<OwnedFd, StartError> {
+    let destination = &mount.destination;
+    let (last, tree, source) = match &mount.state {
+        State::Bind { source, tree } => {
+            let data = rustix::fs::fstat(tree).context(|| format!("cannot examine {}", source.display()))?;
+            let is_directory = rustix::fs::FileType::from_raw_mode(data.st_mode).is_dir();
+            (
+                if is_directory { Make::Directory } else { Make::File },
+                Some(tree),
+                Some(source.as_path()),
+            )
+        }
+        _ => (Make::Directory, None, None),
+    };
+    let target = root
+        .make(destination, last)
+        .map_err(|e| failure(destination, source, e))?;
+    let place = destination.to_str().unwrap_or_default();
+    if matches!(place, "/proc" | "/sys" | "/dev") {
+        require_plain(mount, root)?;
+    }
+    match tree {
+        Some(tree) => check_bind(place, source, tree, &target)?,
+        None if mount.kind == "proc" || place.starts_with("/proc/") => {}
+        None => refuse_proc(place, &target)?,
+    }
+    Ok(target)
+}
+
+/// The kernel's file systems must be where programs look for them: a link in the image could put them elsewhere, and
+/// with them what hides parts of them.
+fn require_plain(mount: &Planned, root: &Root) -> Result<(), StartError> {
+    match root.open_plain(&mount.destination, OFlags::PATH | OFlags::DIRECTORY) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(StartError::other(format!(
+            "filesystem {:?} must be mounted on ordinary directory: {} is not one: {e}",
+            mount.kind,
+            mount.destination.display()
+        ))),
+    }
+}
+
+/// Nothing of the host may cover a part of the kernel's file systems that the sandbox's isolation rests on.
+fn check_bind(place: &str, source: Option<&Path>, tree: &OwnedFd, target: &OwnedFd) -> Result<()> {
+    let examine = || format!("cannot examine {place}");
+    let source = source.map(|s| s.display().to_string()).unwrap_or_default();
+    if place == "/proc" {
+        if root::is_on(tree, PROC_MAGIC).context(examine)? {
+            return Ok(());
+        }
+        return Err(Error::internal(format!(
+            "{source:?} cannot be mounted to \"/proc\": it is not of type proc"
+        )));
+    }
+    if place == "/sys/fs" {
+        return Err(Error::internal(format!(
+            "{source:?} cannot be mounted to \"/sys/fs\": it would hide the cgroups"
+        )));
+    }
+    if PROC_FILES.contains(&place) {
+        return Ok(());
+    }
+    refuse_proc(place, target)
+}
+
+fn refuse_proc(place: &str, target: &OwnedFd) -> Result<()> {
+    if place.starts_with("/proc/")
+        || root::is_on(target, PROC_MAGIC).context(|| format!("cannot examine {place}"))?
+    {
+        return Err(Error::internal(format!(
+            "{place:?} cannot be mounted because it is inside /proc"
+        )));
+    }
+    Ok(())
+}
+
+fn attach_cgroups(
+    directories: Vec<CgroupDirectory>,
+    tmpfs: &OwnedFd,
+    target: &OwnedFd,
+    options: &Options,
+) -> io::Result<()> {
+    filesystem::attach(tmpfs, target)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for directory in directories {
+        let place = rustix::fs::openat(tmpfs, &directory.name, flags, Mode::empty())?;
+        filesystem::attach(&directory.tree, &place)?;
+    }
+    if options.set.contains(Attr::MOUNT_ATTR_RDONLY) {
+        let readonly = Change {
+            set: Attr::MOUNT_ATTR_RDONLY,
+            ..Change::none()
+        };
+        mount_setattr(tmpfs, &readonly)?;
+    }
+    Ok(())
+}
+
+/// Checks at the end that the kernel's file systems are found where programs look for them.
+pub(super) fn verify(root: &Root, attached: &Attached) -> Result<()> {
+    let places = [
+        ("/proc", &attached.proc),
+        ("/sys", &attached.sys),
+        ("/dev", &attached.dev),
+    ];
+    for (place, mount) in places {
+        let Some(mount) = mount else { continue };
+        let message = || format!("cannot find {place} after mounting it");
+        let found = root.open_plain(Path::new(place), OFlags::PATH).context(message)?;
+        if root::mount_id(&found).context(message)? != root::mount_id(mount).context(message)? {
+            return Err(Error::internal(format!(
+                "{place} of the container is not what was mounted there"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// `/dev/null` of the container as `O_PATH` descriptor, checked to be just that.
+pub(super) fn null(root: &Root) -> Result<OwnedFd> {
+    let message = || "cannot open /dev/null of the container";
+    let null = root
+        .open_plain(Path::new("/dev/null"), OFlags::PATH)
+        .context(message)?;
+    let copy = null.as_fd().try_clone_to_owned().context(message)?;
+    if !root::is_character_device(&File::from(copy), 1, 3).context(message)? {
+        return Err(Error::internal(
+            "/dev/null of the container is not the null device",
+        ));
+    }
+    Ok(null)
+}

@@ -1,0 +1,212 @@
+//! The root mount of a sandbox: made detached, attached in the new mount namespace only, and entered.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::{Mount, Spec};
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    mount::{
+        MountAttrFlags as Attr, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+        UnmountFlags, mount_change, move_mount, open_tree, unmount,
+    },
+};
+
+use super::{filesystem::NewFilesystem, options::Options, root::Root};
+use crate::{
+    Error, Result,
+    error::Context,
+    sys::mount::{Change, mount_setattr},
+};
+
+/// Where the root comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A mount attached nowhere.
+    Detached(OwnedFd),
+    /// An overlay for kernels before 6.5, whose fsconfig(2) cannot take it: it is mounted the old way on its own upper
+    /// (or lowest) directory, in the sandbox's mount namespace.
+    OldOverlay { target: PathBuf, data: String },
+}
+
+/// Makes the root of `spec`: the overlay that its first mount describes if that has destination `/`, else the
+/// directory `root.path`. Runs in the caller's mount namespace and shows nothing there.
+pub(super) fn prepare(spec: &Spec) -> Result<Source> {
+    if let Some(overlay) = overlay_of(spec) {
+        return overlay_root(overlay);
+    }
+    let root = spec
+        .root()
+        .as_ref()
+        .ok_or_else(|| Error::invalid("the specification has no root"))?;
+    let path = root.path();
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, path, flags).context(|| format!("cannot use {} as root", path.display()))?;
+    let private = Change {
+        propagation: Some(MountPropagationFlags::PRIVATE),
+        recursive: true,
+        ..Change::none()
+    };
+    mount_setattr(&tree, &private).context(|| format!("cannot make {} private", path.display()))?;
+    Ok(Source::Detached(tree))
+}
+
+/// The mount that describes the root, if one does.
+pub(super) fn overlay_of(spec: &Spec) -> Option<&Mount> {
+    let first = spec.mounts().as_ref()?.first()?;
+    let is_root = first.destination() == Path::new("/") && first.typ().as_deref() == Some("overlay");
+    is_root.then_some(first)
+}
+
+fn overlay_root(mount: &Mount) -> Result<Source> {
+    let options = Options::of(mount)?;
+    let filesystem = NewFilesystem::open("overlay")?;
+    filesystem.set("source", Some("overlay"))?;
+    for (key, value) in &options.data {
+        let value = value.as_deref();
+        match (key.as_str(), value) {
+            ("lowerdir", Some(list)) => {
+                for layer in split_layers(list) {
+                    match filesystem.try_set("lowerdir+", Some(&layer)) {
+                        Err(e) if e.raw_os_error() == Some(libc::EINVAL) && !knows_layers() => {
+                            return Ok(old_overlay(mount, &options));
+                        }
+                        Err(e) => {
+                            return Err(
+                                Error::internal(format!("cannot use {layer} as a layer")).caused_by(e)
+                            );
+                        }
+                        Ok(()) => {}
+                    }
+                }
+            }
+            _ => filesystem.set(key, value)?,
+        }
+    }
+    // Read-only comes last: mount points have to be made first.
+    Ok(Source::Detached(
+        filesystem.mount(options.set - Attr::MOUNT_ATTR_RDONLY)?,
+    ))
+}
+
+/// Whether overlayfs takes layers one by one: since Linux 6.5.
+fn knows_layers() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut parts = release
+        .split(['.', '-'])
+        .map(|p| p.parse::<u32>().unwrap_or_default());
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) >= (6, 5)
+}
+
+fn old_overlay(mount: &Mount, options: &Options) -> Source {
+    let value = |key: &str| {
+        let found = options.data.iter().find(|(k, _)| k == key);
+        found.and_then(|(_, v)| v.as_deref())
+    };
+    let lowest = value("lowerdir").and_then(|list| split_layers(list).pop());
+    let target = value("upperdir").map(String::from).or(lowest).unwrap_or_default();
+    let is_attribute = |o: &&String| matches!(o.as_str(), "ro" | "rw" | "nosuid" | "nodev" | "noexec");
+    let data: Vec<_> = mount
+        .options()
+        .iter()
+        .flatten()
+        .filter(|o| !is_attribute(o))
+        .cloned()
+        .collect();
+    Source::OldOverlay {
+        target: target.into(),
+        data: data.join(","),
+    }
+}
+
+/// The layers of a `lowerdir` option: separated by colons, a backslash takes the next character's meaning.
+fn split_layers(list: &str) -> Vec<String> {
+    let mut layers = vec![String::new()];
+    let mut characters = list.chars();
+    while let Some(c) = characters.next() {
+        match (c, layers.last_mut()) {
+            (':', _) => layers.push(String::new()),
+            ('\\', Some(layer)) => layer.extend(characters.next()),
+            (c, Some(layer)) => layer.push(c),
+            (_, None) => {}
+        }
+    }
+    layers.retain(|l| !l.is_empty());
+    layers
+}
+
+/// Makes `source` the root directory of the calling process, which has a mount namespace of its own, and lets go of
+/// everything that was mounted in it before.
+pub(super) fn enter(source: &Source) -> Result<Root> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .context(|| "cannot make the mounts of the new namespace private")?;
+    let root = match source {
+        Source::Detached(mount) => {
+            // On top of the old root: pivot_root(2) only needs it to be mounted somewhere below that.
+            move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                .context(|| "cannot attach the root")?;
+            mount.try_clone().context(|| "cannot keep the root")?
+        }
+        Source::OldOverlay { target, data } => old_overlay_mount(target, data)?,
+    };
+    let root = reopen(&root).context(|| "cannot open the root")?;
+    rustix::process::fchdir(&root).context(|| "cannot enter the root")?;
+    // pivot_root(2): the old root ends up on top of the new one and is then taken away.
+    rustix::process::pivot_root(".", ".").context(|| "cannot make it the root (pivot_root)")?;
+    unmount(".", UnmountFlags::DETACH).context(|| "cannot let go of the old root")?;
+    rustix::process::chdir("/").context(|| "cannot enter the new root")?;
+    Ok(root.into())
+}
+
+/// A descriptor that paths can be resolved from (fsmount's is one already, with O_PATH; open_tree's as well).
+fn reopen(mount: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(mount, ".", flags, Mode::empty())?)
+}
+
+fn old_overlay_mount(target: &Path, data: &str) -> Result<OwnedFd> {
+    let message = || format!("cannot mount the root on {}", target.display());
+    let data = std::ffi::CString::new(data).context(message)?;
+    rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), &*data).context(message)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(target, flags, Mode::empty()).context(message)
+}
+
+/// The last changes to the root mount itself, after which nothing can be made in it any more.
+pub(super) fn seal(root: &Root, spec: &Spec) -> Result<()> {
+    let readonly = spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false);
+    let overlay = overlay_of(spec).map(Options::of).transpose()?;
+    let propagation = spec
+        .linux()
+        .as_ref()
+        .and_then(|l| l.rootfs_propagation().as_deref());
+    let propagation = propagation
+        .filter(|p| !p.is_empty())
+        .map(super::options::root_propagation)
+        .transpose()?;
+    let mut change = Change::none();
+    if readonly || overlay.is_some_and(|o| o.set.contains(Attr::MOUNT_ATTR_RDONLY)) {
+        change.set |= Attr::MOUNT_ATTR_RDONLY;
+    }
+    change.propagation = propagation.map(|p| p.flags);
+    if change == Change::none() {
+        return Ok(());
+    }
+    mount_setattr(root.as_fd(), &change).context(|| "cannot set the options of the root")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_of_an_overlay() {
+        assert_eq!(split_layers("/a:/b:/c"), ["/a", "/b", "/c"]);
+        assert_eq!(split_layers("/a\\:1:/b\\\\c"), ["/a:1", "/b\\c"]);
+        assert_eq!(split_layers(""), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,71 @@
+//! mount_setattr(2), which rustix lacks.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
+
+/// `struct mount_attr` of linux/mount.h.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Changes to the properties of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Set these.
+    pub set: MountAttrFlags,
+    /// Clear these. To change the access-time mode, all of `MOUNT_ATTR__ATIME` has to be cleared.
+    pub clear: MountAttrFlags,
+    /// `None`: as it is.
+    pub propagation: Option<MountPropagationFlags>,
+    /// Applies to all mounts below as well.
+    pub recursive: bool,
+}
+
+impl Change {
+    /// No change.
+    pub fn none() -> Self {
+        Self {
+            set: MountAttrFlags::empty(),
+            clear: MountAttrFlags::empty(),
+            propagation: None,
+            recursive: false,
+        }
+    }
+}
+
+/// Changes the mount whose root `mount` refers to.
+pub(crate) fn mount_setattr(mount: impl AsFd, change: &Change) -> io::Result<()> {
+    let attributes = MountAttr {
+        attr_set: change.set.bits().into(),
+        attr_clr: change.clear.bits().into(),
+        propagation: change.propagation.map_or(0, |p| p.bits().into()),
+        userns_fd: 0,
+    };
+    let recursive = if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    let empty: &CStr = c"";
+    // SAFETY: the kernel reads a string and a struct that both live across the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            empty.as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            &raw const attributes,
+            size_of::<MountAttr>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
