@@ -52,11 +52,12 @@ impl Modes {
 }
 
 /// Reads one mount. An absolute source is a path of the host, another one a volume's name; a destination alone is
-/// an anonymous volume. `volume_driver` is the driver of volumes that do not exist yet.
+/// an anonymous volume. `volume_driver` is the driver of volumes that do not exist yet. Says also whether the text names
+/// a propagation.
 ///
 /// # Errors
 /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for anything malformed.
-pub fn parse(text: &str, volume_driver: &str) -> Result<MountPoint> {
+pub fn parse(text: &str, volume_driver: &str) -> Result<(MountPoint, bool)> {
     let invalid = || Error::invalid(format!("invalid volume specification: '{text}'"));
     let parts: Vec<&str> = text.split(':').collect();
     let (source, destination, mode) = match parts[..] {
@@ -82,6 +83,7 @@ pub fn parse(text: &str, volume_driver: &str) -> Result<MountPoint> {
             propagation: modes.propagation.unwrap_or_default(),
             recursive: true,
             create: true,
+            fallback: false,
         })
     } else {
         if modes.propagation.is_some() {
@@ -101,12 +103,13 @@ pub fn parse(text: &str, volume_driver: &str) -> Result<MountPoint> {
         MountSource::Volume(volume) if mode.is_empty() && !volume.anonymous => "z".to_owned(),
         _ => mode.to_owned(),
     };
-    Ok(MountPoint {
+    let point = MountPoint {
         destination,
         source,
         read_only: modes.read_only,
         mode,
-    })
+    };
+    Ok((point, modes.propagation.is_some()))
 }
 
 #[cfg(test)]
@@ -114,7 +117,7 @@ mod tests {
     use super::*;
 
     fn bind(text: &str) -> (String, BindSource, bool) {
-        let point = parse(text, "").unwrap();
+        let point = parse(text, "").unwrap().0;
         match point.source {
             MountSource::Bind(bind) => (point.destination, bind, point.read_only),
             other => panic!("{text} is no bind: {other:?}"),
@@ -130,12 +133,12 @@ mod tests {
         assert!(read_only && source.create && source.recursive);
         assert_eq!(bind("/a:/b").1.propagation, Propagation::Rprivate);
         assert!(!bind("/a:/b:rw,z,consistent,nocopy").2);
-        assert_eq!(parse("/a:/b:ro,Z", "").unwrap().mode, "ro,Z");
+        assert_eq!(parse("/a:/b:ro,Z", "").unwrap().0.mode, "ro,Z");
     }
 
     #[test]
     fn volumes() {
-        let point = parse("cache:/var/cache:nocopy", "nfs").unwrap();
+        let point = parse("cache:/var/cache:nocopy", "nfs").unwrap().0;
         let MountSource::Volume(volume) = point.source else {
             panic!("no volume")
         };
@@ -149,8 +152,8 @@ mod tests {
             ("cache", "nfs", false, false)
         );
         assert_eq!(point.mode, "nocopy");
-        assert_eq!(parse("cache:/var/cache", "").unwrap().mode, "z");
-        let MountSource::Volume(volume) = parse("/data", "").unwrap().source else {
+        assert_eq!(parse("cache:/var/cache", "").unwrap().0.mode, "z");
+        let MountSource::Volume(volume) = parse("/data", "").unwrap().0.source else {
             panic!("no volume")
         };
         assert!(volume.anonymous && volume.name.is_empty() && volume.copy_up);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use berth_api::models;
+use berth_runtime::sandbox::defaults::{MASKED_PATHS, SHM_SIZE, masked_paths};
 
 use super::{capabilities::CapSet, cpu_list::CpuList};
 
@@ -25,8 +26,12 @@ pub struct Host {
     pub capabilities: CapSet,
     /// Whether the kernel filters system calls: seccomp(2).
     pub seccomp: bool,
+    /// Release of the kernel, as `6.1.0-9-amd64`.
+    pub kernel: String,
     /// Whether AppArmor is active.
     pub apparmor: bool,
+    /// Whether AppArmor has the profile `docker-default` loaded.
+    pub apparmor_default: bool,
     /// Whether there are time namespaces (kernel 5.6).
     pub time_namespaces: bool,
     /// Whether there are control group namespaces (kernel 4.6).
@@ -35,8 +40,8 @@ pub struct Host {
     pub ping_group_range: bool,
     /// Whether the first unprivileged port can be set: `net.ipv4.ip_unprivileged_port_start`.
     pub unprivileged_port_start: bool,
-    /// The `thermal_throttle` directories of the CPUs, which tell about others on the same machine.
-    pub thermal_throttle: Vec<String>,
+    /// Paths hidden from containers that do not say otherwise.
+    pub masked_paths: Vec<String>,
 }
 
 /// What the control groups of this host can limit.
@@ -106,7 +111,7 @@ impl Default for Defaults {
                 config: Some(BTreeMap::new()),
             },
             ulimits: Vec::new(),
-            shm_size: 64 << 20,
+            shm_size: SHM_SIZE,
             no_new_privileges: false,
             init: false,
             cgroup_parent: "/berth".to_owned(),
@@ -135,11 +140,15 @@ impl Host {
             capabilities: own_capabilities(),
             seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
             apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+            apparmor_default: read("/sys/kernel/security/apparmor/profiles")
+                .lines()
+                .any(|line| line.starts_with("docker-default ")),
+            kernel: read("/proc/sys/kernel/osrelease"),
             time_namespaces: Path::new("/proc/self/ns/time").exists(),
             cgroup_namespaces: Path::new("/proc/self/ns/cgroup").exists(),
             ping_group_range: Path::new("/proc/sys/net/ipv4/ping_group_range").exists(),
             unprivileged_port_start: Path::new("/proc/sys/net/ipv4/ip_unprivileged_port_start").exists(),
-            thermal_throttle: thermal_throttle(),
+            masked_paths: masked_paths().unwrap_or_else(|_| MASKED_PATHS.map(str::to_owned).to_vec()),
         }
     }
 }
@@ -160,31 +169,6 @@ fn own_capabilities() -> CapSet {
         })
         .unwrap_or(0);
     CapSet(permitted).and(CapSet::KNOWN)
-}
-
-fn thermal_throttle() -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/sys/devices/system/cpu") else {
-        return Vec::new();
-    };
-    let mut found: Vec<String> = entries
-        .flatten()
-        .filter(|entry| {
-            entry
-                .file_name()
-                .to_string_lossy()
-                .strip_prefix("cpu")
-                .is_some_and(is_number)
-        })
-        .map(|entry| entry.path().join("thermal_throttle"))
-        .filter(|path| path.exists())
-        .map(|path| path.to_string_lossy().into_owned())
-        .collect();
-    found.sort();
-    found
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Where the control group hierarchies are mounted.

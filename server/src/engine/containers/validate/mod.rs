@@ -7,7 +7,7 @@
 //! | module | part of the request |
 //! |---|---|
 //! | [`process`] | `Config`: what runs |
-//! | [`host`], [`resources`], [`devices`], [`capabilities`], [`security`], [`names`], [`modes`] | `HostConfig` |
+//! | [`host`], [`resources`], [`devices`], [`capabilities`], [`security`], [`seccomp`], [`names`], [`modes`] | `HostConfig` |
 //! | [`mounts`], [`bind`], [`tmpfs`], [`volumes`] | `Binds`, `Mounts`, `Tmpfs`, `VolumesFrom`, `Config.Volumes` as one list |
 //! | [`network`], [`ports`] | `NetworkingConfig`, ports |
 //! | [`log`] | `LogConfig` |
@@ -31,6 +31,7 @@ pub mod path;
 pub mod ports;
 pub mod process;
 pub mod resources;
+pub mod seccomp;
 pub mod security;
 pub mod signal;
 pub mod tmpfs;
@@ -128,7 +129,7 @@ pub fn create(
     names::check(&host_config, lookup)?;
     let security = SecurityOptions::read(&mut host_config, defaults.no_new_privileges)?;
     security::add_label(&mut host_config)?;
-    security::fill_paths(&mut host_config, &host.thermal_throttle)?;
+    security::fill_paths(&mut host_config, &host.masked_paths)?;
     let log = LogSettings::read(&mut host_config.log_config, &defaults.log_config)?;
     network::endpoints(&config, &host_config, &mut networking)?;
     let mounts = mounts::collect(&config, &host_config, defaults, lookup)?;

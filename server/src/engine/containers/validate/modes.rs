@@ -109,7 +109,7 @@ impl<'a> PidMode<'a> {
     /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for anything unknown.
     pub fn parse(text: &'a str) -> Result<Self> {
         Ok(match text {
-            "" | "private" => Self::Private,
+            "" => Self::Private,
             "host" => Self::Host,
             _ => Self::Container(
                 container(text).ok_or_else(|| Error::invalid(format!("invalid PID mode: {text}")))?,
@@ -134,7 +134,7 @@ pub fn of_container(id: &str) -> String {
 /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for anything else; `what` names the mode.
 pub fn is_host(what: &str, text: &str) -> Result<bool> {
     match text {
-        "" | "private" => Ok(false),
+        "" => Ok(false),
         "host" => Ok(true),
         _ => Err(Error::invalid(format!("invalid {what} mode: {text}"))),
     }
@@ -178,7 +178,7 @@ mod tests {
                 format!("invalid IPC mode: {bad}")
             );
         }
-        for bad in ["container", "container:", "shareable", "none"] {
+        for bad in ["container", "container:", "shareable", "none", "private"] {
             assert_eq!(
                 PidMode::parse(bad).unwrap_err().to_string(),
                 format!("invalid PID mode: {bad}")

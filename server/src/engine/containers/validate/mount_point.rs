@@ -46,6 +46,9 @@ pub struct BindSource {
     pub recursive: bool,
     /// Whether a missing path is made as a directory at start, instead of failing the start.
     pub create: bool,
+    /// Whether a slave may be private where the source's mount passes nothing on.
+    #[serde(default)]
+    pub fallback: bool,
 }
 
 /// A volume, before or after [`VolumeProvider::resolve`](super::VolumeProvider::resolve).

@@ -59,13 +59,14 @@ pub fn collect(
     };
     for (destination, options) in &host_config.tmpfs {
         let destination = check_destination(destination)?;
+        check_proc(&destination, false)?;
         tmpfs::merge(options)?;
         collector.take(&destination)?;
         collector.points.remove(&destination);
     }
     for text in host_config.binds.iter().flatten() {
-        let point = bind::parse(text, &host_config.volume_driver)?;
-        collector.add(point, false)?;
+        let (point, explicit) = bind::parse(text, &host_config.volume_driver)?;
+        collector.add(point, explicit)?;
     }
     for mount in &host_config.mounts {
         let (point, explicit) = of_mount(mount)?;
@@ -140,6 +141,7 @@ impl Collector<'_> {
             ))),
             _ => {
                 bind.propagation = Propagation::Rslave;
+                bind.fallback = true;
                 Ok(())
             }
         }
@@ -318,6 +320,7 @@ fn read_bind(mount: &Mount) -> Result<BindSource> {
         propagation: Propagation::parse(options.propagation.as_str()).unwrap_or_default(),
         recursive: !options.non_recursive,
         create: options.create_mountpoint,
+        fallback: false,
     })
 }
 

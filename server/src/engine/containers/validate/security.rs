@@ -1,35 +1,13 @@
 //! `SecurityOpt`, and the paths that are hidden or read-only.
 
 use berth_api::models::HostConfig;
-use berth_runtime::{Error, Result};
+use berth_runtime::{Error, Result, sandbox::defaults::READONLY_PATHS};
 use serde::{Deserialize, Serialize};
 
-use super::modes::{IpcMode, PidMode};
-
-/// Hidden from containers: facts about the host that are no container's business.
-pub const MASKED_PATHS: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-/// Read-only in containers: switches of the host.
-pub const READONLY_PATHS: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+use super::{
+    modes::{IpcMode, PidMode},
+    seccomp,
+};
 
 /// The security settings of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +71,7 @@ impl SecurityOptions {
                 if let Seccomp::Profile(profile) = &self.seccomp
                     && name == "seccomp"
                 {
-                    check_profile(profile)?;
+                    seccomp::check(profile)?;
                 }
             }
         }
@@ -132,18 +110,6 @@ fn boolean(text: &str) -> Result<bool, ()> {
     }
 }
 
-/// A profile must be a JSON object with a default action; whether its rules make sense shows when they are compiled.
-fn check_profile(profile: &str) -> Result<()> {
-    let parsed: serde_json::Value = serde_json::from_str(profile)
-        .map_err(|error| Error::invalid(format!("invalid seccomp profile: it is not JSON: {error}")))?;
-    match parsed.get("defaultAction") {
-        Some(serde_json::Value::String(_)) => Ok(()),
-        _ => Err(Error::invalid(
-            "invalid seccomp profile: it is no object with a defaultAction",
-        )),
-    }
-}
-
 /// Adds `label=disable` where SELinux labels would only be in the way, unless a label was asked for.
 pub fn add_label(host_config: &mut HostConfig) -> Result<()> {
     let labelled = host_config
@@ -163,22 +129,16 @@ pub fn add_label(host_config: &mut HostConfig) -> Result<()> {
     Ok(())
 }
 
-/// Fills in the hidden and read-only paths that inspect shows.
+/// Fills in the hidden and read-only paths that inspect shows; `masked` is what this host hides.
 ///
 /// # Errors
 /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for a path that is not absolute.
-pub fn fill_paths(host_config: &mut HostConfig, thermal_throttle: &[String]) -> Result<()> {
+pub fn fill_paths(host_config: &mut HostConfig, masked: &[String]) -> Result<()> {
     if !host_config.privileged {
-        host_config.masked_paths.get_or_insert_with(|| {
-            MASKED_PATHS
-                .iter()
-                .map(|path| (*path).to_owned())
-                .chain(thermal_throttle.iter().cloned())
-                .collect()
-        });
+        host_config.masked_paths.get_or_insert_with(|| masked.to_vec());
         host_config
             .readonly_paths
-            .get_or_insert_with(|| READONLY_PATHS.iter().map(|path| (*path).to_owned()).collect());
+            .get_or_insert_with(|| READONLY_PATHS.map(str::to_owned).to_vec());
     }
     let paths = host_config
         .masked_paths
@@ -307,11 +267,11 @@ mod tests {
             ),
             (
                 "seccomp=/etc/profile.json",
-                "invalid seccomp profile: it is not JSON: expected value at line 1 column 1",
+                "decoding seccomp profile failed: expected value at line 1 column 1",
             ),
             (
                 "seccomp=[]",
-                "invalid seccomp profile: it is no object with a defaultAction",
+                "decoding seccomp profile failed: invalid length 0, expected struct Profile with 6 elements at line 1 column 2",
             ),
         ] {
             assert_eq!(read(&[option]).unwrap_err().to_string(), message);
@@ -340,23 +300,23 @@ mod tests {
 
     #[test]
     fn paths_are_filled_in() {
-        let throttle = ["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()];
+        let masked = ["/proc/kcore".to_owned(), "/sys/firmware".to_owned()];
         let mut config = HostConfig::default();
-        fill_paths(&mut config, &throttle).unwrap();
-        assert_eq!(config.masked_paths.as_ref().map(Vec::len), Some(13));
+        fill_paths(&mut config, &masked).unwrap();
+        assert_eq!(config.masked_paths.as_ref().map(Vec::len), Some(2));
         assert_eq!(config.readonly_paths.as_ref().map(Vec::len), Some(5));
         let mut config = HostConfig {
             privileged: true,
             ..HostConfig::default()
         };
-        fill_paths(&mut config, &throttle).unwrap();
+        fill_paths(&mut config, &masked).unwrap();
         assert_eq!((config.masked_paths, config.readonly_paths), (None, None));
         let mut config = HostConfig {
             masked_paths: Some(vec!["/x".into()]),
             readonly_paths: Some(Vec::new()),
             ..HostConfig::default()
         };
-        fill_paths(&mut config, &throttle).unwrap();
+        fill_paths(&mut config, &masked).unwrap();
         assert_eq!(
             (config.masked_paths, config.readonly_paths),
             (Some(vec!["/x".to_owned()]), Some(Vec::new()))
@@ -365,6 +325,6 @@ mod tests {
             masked_paths: Some(vec!["x".into()]),
             ..HostConfig::default()
         };
-        assert!(fill_paths(&mut config, &throttle).is_err());
+        assert!(fill_paths(&mut config, &masked).is_err());
     }
 }

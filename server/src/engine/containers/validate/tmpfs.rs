@@ -88,8 +88,16 @@ fn check(key: &str, value: &str) -> bool {
         "mpol" => value
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'-' | b'=')),
-        "size" => digits(value.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G', '%'])),
-        _ => digits(value.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G'])),
+        "size" => digits(
+            value
+                .strip_suffix(['k', 'K', 'm', 'M', 'g', 'G', '%'])
+                .unwrap_or(value),
+        ),
+        _ => digits(
+            value
+                .strip_suffix(['k', 'K', 'm', 'M', 'g', 'G'])
+                .unwrap_or(value),
+        ),
     }
 }
 
