@@ -1,0 +1,306 @@
+//! Unpacked layers: each a directory that overlayfs takes as a lower one.
+//!
+//! `<root>/layers/<key>/{fs/, layer.json}`. A layer whose archive describes all it makes is the same tree on top of
+//! whatever: its key is its *diff ID*, and all images share it. An archive that leaves out directories or links to
+//! files of lower layers (see [`super::unpack::settle`]) makes another tree on each stack of lower layers: its key is
+//! the *chain ID*. A directory of this name is complete: it is built under a temporary name and renamed.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, DirBuilder, File},
+    io::{BufReader, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    compress::{self, Compression},
+    digest::{Digest, HashingReader},
+    disk::{self, Scratch},
+    limits::Limits,
+    unpack::{self, Options, Outcome},
+};
+use crate::{Error, Result, error::Context};
+
+const RECORD: &str = "layer.json";
+const TREE: &str = "fs";
+/// The mode of a layer's root when the archive says nothing about it.
+const ROOT_MODE: u32 = 0o755;
+
+/// An unpacked layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// What it is called on disk: its diff ID or its chain ID.
+    pub key: Digest,
+    /// The digest of its uncompressed archive.
+    pub diff_id: Digest,
+    /// Bytes of all its files.
+    pub size: u64,
+    /// It hides everything below it.
+    pub opaque: bool,
+}
+
+/// What is written beside an unpacked layer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    diff_id: Digest,
+    size: u64,
+    #[serde(default)]
+    opaque: bool,
+}
+
+/// The layers below one root.
+#[derive(Debug)]
+pub struct LayerStore {
+    dir: PathBuf,
+    limits: Limits,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: HashMap<Digest, Arc<Layer>>,
+    /// Blobs that somebody is unpacking.
+    busy: HashSet<Digest>,
+}
+
+/// A layer that is unpacked, if need be up to what only the layers below it know.
+#[derive(Debug)]
+pub enum Prepared {
+    /// It is complete.
+    Ready(Arc<Layer>),
+    /// It depends on the layers below; [`LayerStore::publish`] completes it.
+    Pending(Unpacked),
+}
+
+impl Prepared {
+    /// The digest of the uncompressed archive.
+    pub fn diff_id(&self) -> Digest {
+        match self {
+            Self::Ready(layer) => layer.diff_id,
+            Self::Pending(unpacked) => unpacked.diff_id,
+        }
+    }
+}
+
+/// A layer that is unpacked and not visible yet; dropped, it is removed.
+#[derive(Debug)]
+pub struct Unpacked {
+    scratch: Scratch,
+    outcome: Outcome,
+    diff_id: Digest,
+}
+
+impl LayerStore {
+    /// Opens the layers below `root` and removes what was being unpacked when an engine died.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn open(root: &Path, limits: Limits) -> Result<Self> {
+        let dir = root.join("layers");
+        disk::make_dir(&dir)?;
+        disk::sweep_temporary(&dir)?;
+        let mut state = State::default();
+        for name in disk::list(&dir)? {
+            match read_record(&dir, &name) {
+                Ok(layer) => {
+                    state.ready.insert(layer.key, Arc::new(layer));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, layer = name, "removing a damaged layer");
+                    disk::remove_dir(&dir, &name)?;
+                }
+            }
+        }
+        Ok(Self {
+            dir,
+            limits,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// The layer `diff_id` on top of the stack whose chain ID with it is `chain_id`, if it is unpacked.
+    pub fn find(&self, diff_id: &Digest, chain_id: &Digest) -> Option<Arc<Layer>> {
+        let state = self.lock();
+        state
+            .ready
+            .get(chain_id)
+            .or_else(|| state.ready.get(diff_id))
+            .cloned()
+    }
+
+    /// The layer called `key`.
+    pub fn get(&self, key: &Digest) -> Option<Arc<Layer>> {
+        self.lock().ready.get(key).cloned()
+    }
+
+    /// All layers.
+    pub fn list(&self) -> Vec<Arc<Layer>> {
+        self.lock().ready.values().cloned().collect()
+    }
+
+    /// The directory that overlayfs takes.
+    pub fn tree(&self, key: &Digest) -> PathBuf {
+        self.dir.join(key.hex()).join(TREE)
+    }
+
+    /// Unpacks the archive `blob` unless it is unpacked already. Of several at the same time one works and the others
+    /// wait; should it fail, the next one tries.
+    ///
+    /// `known` is the diff ID if it is known; `open` opens the archive, compressed or not; `pin` is called with the
+    /// key before the layer becomes visible, so that it is not collected.
+    ///
+    /// # Errors
+    /// As [`unpack::unpack`].
+    pub fn prepare<R: Read>(
+        &self,
+        blob: &Digest,
+        known: Option<&Digest>,
+        open: impl FnOnce() -> Result<R>,
+        pin: impl Fn(Digest),
+    ) -> Result<Prepared> {
+        let mut state = self.lock();
+        loop {
+            if let Some(layer) = known.and_then(|diff_id| state.ready.get(diff_id)) {
+                return Ok(Prepared::Ready(Arc::clone(layer)));
+            }
+            if state.busy.insert(*blob) {
+                break;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        let _busy = Busy { store: self, blob };
+        let unpacked = self.unpack(blob, open()?)?;
+        if unpacked.outcome.is_self_contained() {
+            let key = unpacked.diff_id;
+            pin(key);
+            return self.make_visible(unpacked, key).map(Prepared::Ready);
+        }
+        Ok(Prepared::Pending(unpacked))
+    }
+
+    /// Completes an unpacked layer with what the layers `below` it know, lowest first, and makes it visible.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`] if it links to files that are not there.
+    pub fn publish(&self, unpacked: Unpacked, below: &[Digest], chain_id: Digest) -> Result<Arc<Layer>> {
+        let root = open_dir(&unpacked.scratch.path().join(TREE))?;
+        let below = below
+            .iter()
+            .rev()
+            .map(|key| open_dir(&self.tree(key)))
+            .collect::<Result<Vec<_>>>()?;
+        unpack::settle(root.as_fd(), &unpacked.outcome, &below)?;
+        self.make_visible(unpacked, chain_id)
+    }
+
+    /// Removes a layer; its mounts, if any, keep working.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn remove(&self, key: &Digest) -> Result<()> {
+        self.lock().ready.remove(key);
+        disk::remove_dir(&self.dir, &key.hex())
+    }
+
+    fn unpack(&self, blob: &Digest, archive: impl Read) -> Result<Unpacked> {
+        let scratch = Scratch::new(&self.dir)?;
+        let tree = scratch.path().join(TREE);
+        DirBuilder::new()
+            .create(&tree)
+            .and_then(|()| fs::set_permissions(&tree, fs::Permissions::from_mode(ROOT_MODE)))
+            .context(|| format!("cannot make {}", tree.display()))?;
+        let root = open_dir(&tree)?;
+        let options = Options {
+            limits: self.limits.clone(),
+            ..Options::default()
+        };
+        let (compression, plain) = compress::expand(archive, &self.limits)?;
+        let (outcome, diff_id) = if compression == Compression::None {
+            // Its digest was checked when it came in, and is the diff ID already.
+            (unpack::unpack(plain, root.as_fd(), &options)?, *blob)
+        } else {
+            let mut hashing = HashingReader::new(plain);
+            let buffered = BufReader::with_capacity(compress::BUFFER, &mut hashing);
+            let outcome = unpack::unpack(buffered, root.as_fd(), &options)?;
+            let (diff_id, _) = hashing.drain().map_err(super::tar_reader::read_error)?;
+            (outcome, diff_id)
+        };
+        Ok(Unpacked {
+            scratch,
+            outcome,
+            diff_id,
+        })
+    }
+
+    fn make_visible(&self, unpacked: Unpacked, key: Digest) -> Result<Arc<Layer>> {
+        let Unpacked {
+            scratch,
+            outcome,
+            diff_id,
+        } = unpacked;
+        let record = Record {
+            diff_id,
+            size: outcome.size,
+            opaque: outcome.root_opaque,
+        };
+        let bytes = serde_json::to_vec(&record).context(|| "cannot describe a layer")?;
+        fs::write(scratch.path().join(RECORD), bytes).context(|| "cannot describe a layer")?;
+        let layer = Arc::new(Layer {
+            key,
+            diff_id,
+            size: outcome.size,
+            opaque: outcome.root_opaque,
+        });
+        // Somebody else may have been faster; then ours vanishes and theirs, which is the same, is used.
+        scratch.keep(&key.hex())?;
+        self.lock().ready.insert(key, Arc::clone(&layer));
+        Ok(layer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Marks a blob as being unpacked.
+struct Busy<'a> {
+    store: &'a LayerStore,
+    blob: &'a Digest,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.store.lock().busy.remove(self.blob);
+        self.store.changed.notify_all();
+    }
+}
+
+fn read_record(dir: &Path, name: &str) -> Result<Layer> {
+    let key = Digest::from_hex(name)?;
+    let path = dir.join(name).join(RECORD);
+    let bytes = fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
+    let record: Record = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::internal(format!("cannot read {}", path.display())).caused_by(e))?;
+    Ok(Layer {
+        key,
+        diff_id: record.diff_id,
+        size: record.size,
+        opaque: record.opaque,
+    })
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd> {
+    let dir = File::open(path).context(|| format!("cannot open {}", path.display()))?;
+    Ok(dir.into())
+}

@@ -1,0 +1,458 @@
+//! Images: what they are made of, what they are called, and what may go.
+//!
+//! On disk below one root:
+//!
+//! | path | what |
+//! |---|---|
+//! | `content/` | blobs, see [`super::blobs`] |
+//! | `layers/` | unpacked layers, see [`super::layers`] |
+//! | `images/<hex>.json` | one image each: its ID is the digest of its target, an index or a manifest |
+//! | `names/<hex>.json` | one name each; the file is called by the digest of the name |
+//! | `empty/` | the lower directory of images without layers |
+//!
+//! An image exists when its file in `images` does. It is written after all it refers to is on disk, and is the first
+//! thing that goes. So an engine that dies leaves the old or the new state, and [`ImageStore::open`] removes what no
+//! image refers to.
+//!
+//! Readers take a snapshot and never wait. Changes are made one after the other; nothing long happens in between.
+
+mod image;
+mod lookup;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use jiff::Timestamp;
+
+pub use self::image::{Image, ImageLayer};
+use self::record::Records;
+use super::{
+    blobs::BlobStore,
+    digest::Digest,
+    disk,
+    layers::{Layer, LayerStore},
+    limits::Limits,
+    load::{self, Loaded, Progress, oci::Resolved},
+    pins::{Lease, Pins, Resource},
+    reference::Reference,
+};
+use crate::{Error, Result};
+
+/// All images below one root. Cheap to share by [`Arc`]; every method may be called from many threads.
+#[derive(Debug)]
+pub struct ImageStore {
+    limits: Limits,
+    blobs: BlobStore,
+    layers: LayerStore,
+    records: Records,
+    empty: PathBuf,
+    pins: Arc<Pins>,
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// Held while a change is written and published, so that disk and memory see changes in one order.
+    change: Mutex<()>,
+    holds: Arc<Mutex<HashMap<Digest, usize>>>,
+}
+
+/// The images at one moment.
+#[derive(Clone, Debug, Default)]
+struct Snapshot {
+    images: BTreeMap<Digest, Arc<Image>>,
+    names: BTreeMap<Reference, Digest>,
+}
+
+impl ImageStore {
+    /// Opens the images below `root`, making it if needed, and removes what an engine that died left behind.
+    ///
+    /// # Errors
+    /// If the file system fails. A damaged image is left out, not an error.
+    pub fn open(root: &Path, limits: Limits) -> Result<Self> {
+        disk::make_dir(root)?;
+        let empty = root.join("empty");
+        disk::make_dir(&empty)?;
+        let blobs = BlobStore::open(root)?;
+        let layers = LayerStore::open(root, limits.clone())?;
+        let records = Records::open(root)?;
+        let snapshot = records.read(&blobs, &layers, &limits)?;
+        let store = Self {
+            limits,
+            blobs,
+            layers,
+            records,
+            empty,
+            pins: Arc::default(),
+            snapshot: RwLock::new(Arc::new(snapshot)),
+            change: Mutex::default(),
+            holds: Arc::default(),
+        };
+        let blobs = store.blobs.list()?.into_iter().map(Resource::Blob);
+        let layers = store
+            .layers
+            .list()
+            .into_iter()
+            .map(|layer| Resource::Layer(layer.key));
+        store.collect(blobs.chain(layers).collect());
+        Ok(store)
+    }
+
+    /// Loads an image archive: what `docker save` writes, or an OCI image layout, plain or compressed.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`] and [`crate::Kind::TooLarge`] for archives that are refused; then nothing of them stays.
+    pub fn load(&self, input: impl Read, progress: &dyn Progress) -> Result<Vec<Loaded>> {
+        load::load(self, input, progress)
+    }
+
+    /// All images, by ID.
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.now()
+            .images
+            .values()
+            .filter(|image| !image.removed)
+            .cloned()
+            .collect()
+    }
+
+    /// The image that `text` means: a full ID, a name with tag or digest, or the beginning of an ID.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`] and [`crate::Kind::Invalid`] in Docker's words.
+    pub fn resolve(&self, text: &str) -> Result<Arc<Image>> {
+        lookup::resolve(&self.now(), text)
+    }
+
+    /// The image with this ID.
+    pub fn get(&self, id: &Digest) -> Option<Arc<Image>> {
+        self.now().images.get(id).filter(|image| !image.removed).cloned()
+    }
+
+    /// The image with this name, which must have a tag or digest.
+    pub fn named(&self, name: &Reference) -> Option<Arc<Image>> {
+        let now = self.now();
+        now.names.get(name).and_then(|id| now.images.get(id)).cloned()
+    }
+
+    /// The directories that overlayfs stacks for `image`, topmost first; at least one.
+    pub fn lower_dirs(&self, image: &Image) -> Vec<PathBuf> {
+        let mut dirs = Vec::new();
+        for layer in image.layers.iter().rev() {
+            dirs.push(self.layers.tree(&layer.key));
+            if layer.opaque {
+                break;
+            }
+        }
+        if dirs.is_empty() {
+            dirs.push(self.empty.clone());
+        }
+        dirs
+    }
+
+    /// The configuration of `image` as it came.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn raw_config(&self, image: &Image) -> Result<Vec<u8>> {
+        self.blobs
+            .read(&image.config_descriptor.digest, self.limits.config_bytes)
+    }
+
+    /// Keeps the content of an image, even if the image is removed meanwhile: then it is no longer listed or found by
+    /// name, and goes when the last hold on it does (at the next [`Self::purge`]).
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`] if there is no content of that ID any more.
+    pub fn hold(&self, id: &Digest) -> Result<Hold> {
+        let _change = self.change();
+        let image = self.now().images.get(id).cloned();
+        let image = image.ok_or_else(|| Error::not_found(format!("No such image: {id}")))?;
+        *self.lock_holds().entry(*id).or_default() += 1;
+        Ok(Hold {
+            image,
+            holds: Arc::clone(&self.holds),
+        })
+    }
+
+    /// Names an image. Returns the ID of the image that had this name until now, if another one had.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`] if there is no such image, [`crate::Kind::Invalid`] if the name has no tag and no digest.
+    pub fn tag(&self, id: &Digest, name: &Reference) -> Result<Option<Digest>> {
+        let _change = self.change();
+        self.tag_locked(id, name)
+    }
+
+    /// Takes a name away. Returns the ID of the image that had it.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`] if no image has it.
+    pub fn untag(&self, name: &Reference) -> Result<Digest> {
+        let _change = self.change();
+        let now = self.now();
+        let id = now.names.get(name).copied();
+        let id = id.ok_or_else(|| Error::not_found(format!("No such image: {}", name.familiar())))?;
+        self.records.remove_name(name)?;
+        self.publish(|next| {
+            next.names.remove(name);
+            next.rename(&id, None);
+        });
+        Ok(id)
+    }
+
+    /// Removes an image with all its names. What it alone refers to goes too, unless it is held.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`] if there is no such image.
+    pub fn remove(&self, id: &Digest) -> Result<()> {
+        let change = self.change();
+        let now = self.now();
+        let image = now.images.get(id).filter(|image| !image.removed).cloned();
+        let image = image.ok_or_else(|| Error::not_found(format!("No such image: {id}")))?;
+        let held = self.lock_holds().contains_key(id);
+        if held {
+            let mut kept = Image::clone(&image);
+            kept.removed = true;
+            kept.names.clear();
+            self.records.write_image(&kept)?;
+            self.publish(|next| {
+                next.names.retain(|_, target| target != id);
+                next.images.insert(*id, Arc::new(kept));
+            });
+        } else {
+            self.records.remove_image(id)?;
+            self.publish(|next| {
+                next.names.retain(|_, target| target != id);
+                next.images.remove(id);
+            });
+        }
+        // Stale if this fails, and then removed at the next start.
+        for name in &image.names {
+            self.records.remove_name(name)?;
+        }
+        drop(change);
+        if !held {
+            self.collect(image.resources());
+        }
+        Ok(())
+    }
+
+    /// Lets go of removed images that nobody holds any more. An engine that starts holds what its containers need first.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn purge(&self) -> Result<()> {
+        let change = self.change();
+        let gone: Vec<_> = {
+            let holds = self.lock_holds();
+            let now = self.now();
+            now.images
+                .values()
+                .filter(|image| image.removed && !holds.contains_key(&image.id))
+                .cloned()
+                .collect()
+        };
+        for image in &gone {
+            self.records.remove_image(&image.id)?;
+            self.publish(|next| {
+                next.images.remove(&image.id);
+            });
+        }
+        drop(change);
+        self.collect(gone.iter().flat_map(|image| image.resources()).collect());
+        Ok(())
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn blobs(&self) -> &BlobStore {
+        &self.blobs
+    }
+
+    pub(super) fn layers(&self) -> &LayerStore {
+        &self.layers
+    }
+
+    pub(super) fn pins(&self) -> &Arc<Pins> {
+        &self.pins
+    }
+
+    /// The diff ID of the layer archive `blob`, if an image knows it.
+    pub(super) fn diff_id_of(&self, blob: &Digest) -> Option<Digest> {
+        let now = self.now();
+        let mut layers = now.images.values().flat_map(|image| &image.layers);
+        layers
+            .find(|layer| layer.blob.digest == *blob)
+            .map(|layer| layer.diff_id)
+    }
+
+    /// Makes an image of what is complete on disk, and names it.
+    pub(super) fn add(&self, resolved: Resolved, keys: &[Digest], names: &[Reference]) -> Result<Loaded> {
+        let layers = keys
+            .iter()
+            .map(|key| self.layer(key))
+            .collect::<Result<Vec<_>>>()?;
+        let mut image = Image::new(resolved, &layers, Timestamp::now());
+        let id = image.id;
+        if self
+            .now()
+            .images
+            .get(&id)
+            .is_none_or(|known| !known.covers(&image))
+        {
+            // Everything that the record refers to is on disk before it is.
+            disk::sync_file_system(&self.empty)?;
+        }
+        let _change = self.change();
+        let known = self.now().images.get(&id).cloned();
+        if known.as_ref().is_none_or(|known| !known.covers(&image)) {
+            if let Some(known) = known {
+                image.take_over(&known);
+            }
+            self.records.write_image(&image)?;
+            self.publish(|next| {
+                next.images.insert(id, Arc::new(image));
+            });
+        }
+        let mut loaded = Loaded {
+            id,
+            names: Vec::new(),
+            moved: Vec::new(),
+        };
+        for name in names {
+            if let Some(old) = self.tag_locked(&id, name)? {
+                loaded.moved.push((name.clone(), old));
+            }
+            loaded.names.push(name.clone());
+        }
+        Ok(loaded)
+    }
+
+    /// Gives up a lease and removes what was made under it and belongs to no image.
+    pub(super) fn collect_after(&self, lease: Lease) {
+        let resources = lease.resources();
+        drop(lease);
+        self.collect(resources);
+    }
+
+    fn layer(&self, key: &Digest) -> Result<Arc<Layer>> {
+        self.layers
+            .get(key)
+            .ok_or_else(|| Error::internal(format!("the layer {key} has vanished")))
+    }
+
+    fn tag_locked(&self, id: &Digest, name: &Reference) -> Result<Option<Digest>> {
+        if name.tag().is_none() && name.digest().is_none() {
+            return Err(Error::invalid(format!("{} has no tag", name.familiar())));
+        }
+        let now = self.now();
+        if now.images.get(id).is_none_or(|image| image.removed) {
+            return Err(Error::not_found(format!("No such image: {id}")));
+        }
+        let old = now.names.get(name).copied();
+        if old == Some(*id) {
+            return Ok(None);
+        }
+        let tagged = Timestamp::now();
+        self.records.write_name(name, id, tagged)?;
+        self.publish(|next| {
+            next.names.insert(name.clone(), *id);
+            next.rename(id, Some(tagged));
+            if let Some(old) = &old {
+                next.rename(old, None);
+            }
+        });
+        Ok(old)
+    }
+
+    /// Removes those of `candidates` that no image refers to. Failures leave garbage, which the next start finds.
+    fn collect(&self, candidates: Vec<Resource>) {
+        let doomed = self.pins.doom(candidates, || self.used());
+        for resource in &doomed.resources {
+            let removed = match resource {
+                Resource::Blob(digest) => self.blobs.remove(digest),
+                Resource::Layer(key) => self.layers.remove(key),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(%error, ?resource, "cannot remove unused content");
+            }
+        }
+    }
+
+    fn used(&self) -> HashSet<Resource> {
+        self.now()
+            .images
+            .values()
+            .flat_map(|image| image.resources())
+            .collect()
+    }
+
+    fn now(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes the next snapshot; only while a change is under way.
+    fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut next = Snapshot::clone(&self.now());
+        change(&mut next);
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_holds(&self) -> MutexGuard<'_, HashMap<Digest, usize>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Snapshot {
+    /// Gives the image `id` the names that now lead to it.
+    fn rename(&mut self, id: &Digest, tagged: Option<Timestamp>) {
+        let Some(image) = self.images.get_mut(id) else {
+            return;
+        };
+        let mut renamed = Image::clone(image);
+        renamed.names = self
+            .names
+            .iter()
+            .filter(|(_, target)| *target == id)
+            .map(|(name, _)| name.clone())
+            .collect();
+        renamed.tagged = tagged.or(renamed.tagged);
+        *image = Arc::new(renamed);
+    }
+}
+
+/// Keeps an image's content; see [`ImageStore::hold`].
+#[derive(Debug)]
+pub struct Hold {
+    image: Arc<Image>,
+    holds: Arc<Mutex<HashMap<Digest, usize>>>,
+}
+
+impl Hold {
+    /// The image, as it was when the hold was taken.
+    pub fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = holds.get_mut(&self.image.id) {
+            *count -= 1;
+            if *count == 0 {
+                holds.remove(&self.image.id);
+            }
+        }
+    }
+}
