@@ -119,7 +119,7 @@ fn namespaces(
     modes::is_host("UTS", &config.uts_mode)?;
     modes::is_host("user namespace", &config.userns_mode)?;
     if config.cgroupns_mode == HostConfigCgroupnsMode::Empty {
-        config.cgroupns_mode = if host.cgroups.v2 {
+        config.cgroupns_mode = if host.is_unified() {
             HostConfigCgroupnsMode::Private
         } else {
             HostConfigCgroupnsMode::Host

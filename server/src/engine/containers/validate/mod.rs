@@ -48,7 +48,7 @@ use berth_runtime::{Result, error::Context};
 
 use self::modes::NetworkMode;
 pub use self::{
-    facts::{Controllers, Defaults, Host},
+    facts::{Defaults, Host},
     log::{LogDriver, LogSettings, TagFacts},
     mount_point::{BindSource, MountPoint, MountSource, Propagation, VolumeSource},
     security::{Seccomp, SecurityOptions},
@@ -117,7 +117,7 @@ pub fn create(
         &mut host_config,
         &mut networking,
         version,
-        host.cgroups.v2,
+        host.is_unified(),
     )?;
     network::check_conflicts(&config, &host_config)?;
     process::check(&mut config)?;

@@ -87,7 +87,8 @@ fn memory(
     }
     swappiness(resources, host, warnings)?;
     reservation(resources, host, warnings)?;
-    kernel_memory(resources, host, warnings)
+    kernel_memory(resources, host, warnings);
+    Ok(())
 }
 
 fn swappiness(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) -> Result<()> {
@@ -126,17 +127,14 @@ fn reservation(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<Strin
     Ok(())
 }
 
-fn kernel_memory(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) -> Result<()> {
+fn kernel_memory(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) {
     if resources.kernel_memory > 0 {
-        if !host.cgroups.kernel_memory {
-            warnings.push(unsupported(
-                "kernel memory limit capabilities",
-                "Limitation discarded.",
-            ));
-            resources.kernel_memory = 0;
-        } else if resources.kernel_memory < MIN_MEMORY {
-            return refuse("Minimum kernel memory limit allowed is 6MB");
-        }
+        // Kernels accept it since 5.16 without doing anything, and version 2 never had it: nothing is promised.
+        warnings.push(unsupported(
+            "kernel memory limit capabilities",
+            "Limitation discarded.",
+        ));
+        resources.kernel_memory = 0;
     }
     if resources.kernel_memory_tcp > 0 && !host.cgroups.kernel_memory_tcp {
         warnings.push(unsupported(
@@ -145,7 +143,6 @@ fn kernel_memory(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<Str
         ));
         resources.kernel_memory_tcp = 0;
     }
-    Ok(())
 }
 
 fn oom(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) {
@@ -186,7 +183,7 @@ fn cpu(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) -> R
     if resources.nano_cpus > 0 && resources.cpu_quota > 0 {
         return refuse("Conflicting options: Nano CPUs and CPU Quota cannot both be set");
     }
-    if resources.nano_cpus > 0 && !can.cpu_cfs {
+    if resources.nano_cpus > 0 && !can.cpu_quota {
         return refuse(
             "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted",
         );
@@ -209,7 +206,7 @@ fn cpu(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) -> R
     if resources.cpu_quota > 0 && resources.cpu_quota < 1000 {
         return refuse("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
-    if (resources.cpu_period != 0 || resources.cpu_quota != 0) && !can.cpu_cfs {
+    if (resources.cpu_period != 0 || resources.cpu_quota != 0) && !can.cpu_quota {
         warnings
             .push("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.".to_owned());
         resources.cpu_period = 0;

@@ -3,7 +3,7 @@
 use berth_api::models::{ThrottleDevice, WeightDevice};
 
 use super::*;
-use crate::engine::containers::validate::facts::Controllers;
+use berth_runtime::cgroup::Support;
 
 const MB: i64 = 1 << 20;
 
@@ -12,23 +12,23 @@ fn host() -> Host {
         cpus: 2,
         cpuset_cpus: CpuList::parse("0-1").unwrap(),
         cpuset_mems: CpuList::parse("0").unwrap(),
-        cgroups: Controllers {
-            v2: false,
+        cgroups: Support {
+            version: 1,
             memory: true,
             swap: true,
             memory_reservation: true,
             swappiness: true,
             oom_kill_disable: true,
-            kernel_memory: true,
             kernel_memory_tcp: true,
             cpu_shares: true,
-            cpu_cfs: true,
+            cpu_quota: true,
             cpu_realtime: true,
             cpuset: true,
             pids: true,
             blkio_weight: true,
             blkio_weight_device: true,
             blkio_throttle: true,
+            ..Support::default()
         },
         ..Host::default()
     }
@@ -46,7 +46,7 @@ type Change = fn(&mut HostConfig);
 
 #[test]
 fn what_is_refused() {
-    let table: [(Change, &str); 28] = [
+    let table: [(Change, &str); 27] = [
         (|c| c.memory = 1, "Minimum memory limit allowed is 6MB"),
         (|c| c.memory = -1, "Minimum memory limit allowed is 6MB"),
         (|c| c.memory = 6 * MB - 1, "Minimum memory limit allowed is 6MB"),
@@ -77,10 +77,6 @@ fn what_is_refused() {
         (
             |c| (c.memory, c.memory_reservation) = (8 * MB, 9 * MB),
             "Minimum memory limit can not be less than memory reservation limit, see usage",
-        ),
-        (
-            |c| c.kernel_memory = 1,
-            "Minimum kernel memory limit allowed is 6MB",
         ),
         (
             |c| c.cpu_shares = -1,
@@ -196,9 +192,9 @@ fn what_is_filled_in() {
 #[test]
 fn what_the_kernel_lacks_is_dropped_with_a_warning() {
     let bare = Host {
-        cgroups: Controllers {
-            cpu_cfs: true,
-            ..Controllers::default()
+        cgroups: Support {
+            cpu_quota: true,
+            ..Support::default()
         },
         ..host()
     };
@@ -214,6 +210,7 @@ fn what_the_kernel_lacks_is_dropped_with_a_warning() {
         c.memory_swappiness = Some(5);
         c.oom_kill_disable = Some(true);
         c.pids_limit = Some(5);
+        c.kernel_memory = 8 * MB;
         c.cpu_shares = 5;
         c.cpuset_cpus = "0".into();
         c.blkio_weight = 10;
@@ -245,7 +242,7 @@ fn what_the_kernel_lacks_is_dropped_with_a_warning() {
         (config.blkio_device_read_bps, config.blkio_device_write_bps),
         (Some(Vec::new()), None)
     );
-    assert_eq!(warnings.len(), 10);
+    assert_eq!(warnings.len(), 11);
     assert_eq!(
         warnings[0],
         "Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded."
@@ -262,7 +259,7 @@ fn warnings_without_a_drop() {
     assert_eq!(config.oom_kill_disable, Some(true));
     assert!(warnings[0].starts_with("OOM killer is disabled for the container, but no memory limit is set"));
     let no_swap = Host {
-        cgroups: Controllers {
+        cgroups: Support {
             swap: false,
             ..host().cgroups
         },

@@ -7,7 +7,7 @@ use berth_api::models::{
     MountBindOptionsPropagation, MountTmpfsOptions, MountType, MountVolumeOptions, RestartPolicy,
     RestartPolicyName,
 };
-use berth_runtime::{Error, Kind};
+use berth_runtime::{Error, Kind, cgroup::Support};
 
 use super::*;
 
@@ -59,17 +59,17 @@ impl Lookup for Others {
 }
 
 fn host() -> Host {
-    let cgroups = Controllers {
+    let cgroups = Support {
         memory: true,
         swap: true,
         memory_reservation: true,
         swappiness: true,
         oom_kill_disable: true,
         cpu_shares: true,
-        cpu_cfs: true,
+        cpu_quota: true,
         cpuset: true,
         pids: true,
-        ..Controllers::default()
+        ..Support::default()
     };
     Host {
         cpus: 2,
