@@ -294,6 +294,38 @@ mod tests {
     }
 
     #[test]
+    fn mounts_and_cgroups_are_found_and_cleared() {
+        let root = tempfile::tempdir().expect("a directory");
+        let name = format!("clear{}", std::process::id());
+        let place = root.path().join("mount point");
+        fs::create_dir(&place).expect("a directory");
+        let options = Some("size=1m");
+        nix::mount::mount(
+            Some("none"),
+            &place,
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            options,
+        )
+        .expect("root");
+        let hierarchy = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"]
+            .into_iter()
+            .find(|path| Path::new(path).is_dir());
+        let group = Path::new(hierarchy.expect("cgroups are mounted")).join(&name);
+        fs::create_dir_all(group.join("inner")).expect("root");
+
+        let found = Census::take(&name, root.path());
+        for line in [
+            format!("mount {}", place.display()),
+            format!("cgroup {}/inner", group.display()),
+        ] {
+            assert!(found.0.contains(&line), "{line} is not in {found:?}");
+        }
+        clear(&name, root.path());
+        assert_eq!(Census::take(&name, root.path()), Census::default());
+    }
+
+    #[test]
     #[should_panic(expected = "left behind")]
     fn a_leftover_fails_the_comparison() {
         let root = tempfile::tempdir().expect("a directory");
