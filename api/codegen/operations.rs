@@ -90,6 +90,10 @@ pub enum Body {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Content {
     Nothing,
+    /// The headers of a body that HEAD does not send.
+    Head {
+        content_type: String,
+    },
     Json(Ty),
     /// JSON that nobody needs a type for.
     JsonText,
@@ -378,9 +382,17 @@ fn reply(document: &Document, operation: &mut Operation, declared: &Declared) ->
                 reply.headers.push(reply_header(name, header).map_err(at)?);
             }
         }
-        let content = match takeover || operation.method == "HEAD" {
-            true => Content::Nothing,
-            false => content(document, operation, response).map_err(at)?,
+        let declared_type = response
+            .content
+            .keys()
+            .next()
+            .filter(|_| operation.method == "HEAD");
+        let content = match (takeover, declared_type) {
+            (true, _) => Content::Nothing,
+            (false, Some(content_type)) => Content::Head {
+                content_type: content_type.clone(),
+            },
+            (false, None) => content(document, operation, response).map_err(at)?,
         };
         reply.choices.push((status, content));
     }

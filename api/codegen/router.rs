@@ -218,7 +218,7 @@ fn reply(operation: &Operation) -> TokenStream {
                 let variant = traits::variant(*status);
                 let written = write_content(*status, content, &quote!(body));
                 match content {
-                    Content::Nothing => quote!(#ty::#variant => #written),
+                    Content::Nothing | Content::Head { .. } => quote!(#ty::#variant => #written),
                     _ => quote!(#ty::#variant(body) => #written),
                 }
             });
@@ -242,6 +242,7 @@ fn reply(operation: &Operation) -> TokenStream {
 fn write_content(status: u16, content: &Content, body: &TokenStream) -> TokenStream {
     match content {
         Content::Nothing => quote!(Ok(reply::empty(#status))),
+        Content::Head { content_type } => quote!(Ok(reply::text(#status, #content_type, String::new()))),
         Content::Json(_) => quote!(reply::json(#status, &#body, version)),
         Content::JsonText => quote!(Ok(reply::json_text(#status, #body))),
         Content::Records { progress, .. } => {

@@ -203,7 +203,7 @@ fn body_type(operation: &Operation, paths: &Paths) -> TokenStream {
 
 fn content_type(content: &Content, Paths { models, api }: &Paths) -> TokenStream {
     match content {
-        Content::Nothing => quote!(()),
+        Content::Nothing | Content::Head { .. } => quote!(()),
         Content::Json(ty) => rust_in(ty, models),
         Content::JsonText => quote!(#api JsonText),
         Content::Records { ty, .. } => {
@@ -227,7 +227,7 @@ fn types(operation: &Operation) -> TokenStream {
             let doc = format!(" Status {status}.");
             let variant = variant(*status);
             match content {
-                Content::Nothing => quote!(#[doc = #doc] #variant),
+                Content::Nothing | Content::Head { .. } => quote!(#[doc = #doc] #variant),
                 content => {
                     let ty = content_type(content, &Paths::inside());
                     quote!(#[doc = #doc] #variant(#ty))

@@ -227,7 +227,7 @@ fn known_route(reply: &mut Reply) {
         ),
         (
             header::SERVER,
-            HeaderValue::from_static(concat!("Berth/", env!("CARGO_PKG_VERSION"), " (linux)")),
+            HeaderValue::from_static(concat!("Docker/", env!("CARGO_PKG_VERSION"), " (linux)")),
         ),
     ];
     for (name, value) in HEADERS {

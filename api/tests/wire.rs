@@ -26,7 +26,7 @@ async fn every_operation_is_reached_by_its_path() {
         assert_eq!(answer.header("api-version"), "1.43");
         assert_eq!(answer.header("ostype"), "linux");
         assert_eq!(answer.header("docker-experimental"), "false");
-        assert!(answer.header("server").starts_with("Berth/"));
+        assert!(answer.header("server").starts_with("Docker/"));
         if answer.status == StatusCode::NOT_IMPLEMENTED && operation.method != "HEAD" {
             let named = format!("{} ({} {})", operation.id, operation.method, operation.path);
             assert!(answer.message().starts_with(&named), "{}", answer.body);
