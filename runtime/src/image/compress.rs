@@ -45,6 +45,19 @@ impl Compression {
             _ => Self::None,
         }
     }
+
+    /// How `input` is compressed.
+    ///
+    /// # Errors
+    /// If reading its first bytes fails.
+    pub fn of(input: impl Read) -> Result<Self> {
+        let mut start = Vec::with_capacity(MAGIC);
+        input
+            .take(MAGIC as u64)
+            .read_to_end(&mut start)
+            .map_err(super::tar_reader::read_error)?;
+        Ok(Self::sniff(&start))
+    }
 }
 
 impl fmt::Display for Compression {

@@ -77,7 +77,7 @@ struct State {
 pub enum Prepared {
     /// It is complete.
     Ready(Arc<Layer>),
-    /// It depends on the layers below; [`LayerStore::publish`] completes it.
+    /// It depends on the layers below; [`LayerStore::complete`] completes it.
     Pending(Unpacked),
 }
 
@@ -189,11 +189,16 @@ impl LayerStore {
         Ok(Prepared::Pending(unpacked))
     }
 
-    /// Completes an unpacked layer with what the layers `below` it know, lowest first, and makes it visible.
+    /// Makes a prepared layer visible; one that depends on the layers `below` it, lowest first, is completed with what
+    /// they know and called by its chain ID.
     ///
     /// # Errors
     /// [`crate::Kind::Invalid`] if it links to files that are not there.
-    pub fn publish(&self, unpacked: Unpacked, below: &[Digest], chain_id: Digest) -> Result<Arc<Layer>> {
+    pub fn complete(&self, prepared: Prepared, below: &[Digest], chain_id: Digest) -> Result<Arc<Layer>> {
+        let unpacked = match prepared {
+            Prepared::Ready(layer) => return Ok(layer),
+            Prepared::Pending(unpacked) => unpacked,
+        };
         let root = open_dir(&unpacked.scratch.path().join(TREE))?;
         let below = below
             .iter()

@@ -3,12 +3,11 @@
 //! They have no manifests; each image gets one here, made of nothing but its configuration and layers, so that the same
 //! archive always makes the same image.
 
+use std::io::Write;
+
 use serde::Deserialize;
 
-use super::{
-    Candidate,
-    spool::{Member, Spool},
-};
+use super::{Candidate, spool::Spool};
 use crate::{
     Error, Result,
     error::Context,
@@ -16,6 +15,7 @@ use crate::{
         blobs::BlobStore,
         compress::Compression,
         config::ImageConfig,
+        digest::Digest,
         limits::Limits,
         manifest::{Descriptor, Manifest, media, null_as_default, parse_json},
         pins::{Lease, Resource},
@@ -86,7 +86,11 @@ pub fn candidate(
     let layers = item
         .layers
         .iter()
-        .map(|name| spool.member(name).map(layer_descriptor))
+        .map(|name| {
+            spool
+                .member(name)
+                .map(|m| layer_descriptor(m.digest, m.size, m.compression))
+        })
         .collect::<Result<Vec<_>>>()?;
     let manifest = Manifest {
         schema_version: 2,
@@ -106,21 +110,29 @@ pub fn candidate(
 /// # Errors
 /// If the file system fails.
 pub fn store_manifest(manifest: &Manifest, blobs: &BlobStore, lease: &Lease) -> Result<Descriptor> {
-    use std::io::Write;
     let bytes = serde_json::to_vec(manifest).context(|| "cannot write a manifest")?;
+    store_bytes(&manifest.media_type, &bytes, blobs, lease)
+}
+
+/// Stores a small document.
+///
+/// # Errors
+/// If the file system fails.
+pub fn store_bytes(media_type: &str, bytes: &[u8], blobs: &BlobStore, lease: &Lease) -> Result<Descriptor> {
     let mut writer = blobs.writer()?;
-    writer.write_all(&bytes).context(|| "cannot store a manifest")?;
+    writer.write_all(bytes).context(|| "cannot store a document")?;
     let blob = writer.finish()?;
     let digest = blob.digest();
     lease.pin(Resource::Blob(digest));
     blob.commit(None)?;
-    Ok(Descriptor::new(&manifest.media_type, digest, bytes.len() as u64))
+    Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
 }
 
-fn layer_descriptor(member: Member) -> Descriptor {
-    let media_type = match member.compression {
+/// The descriptor of a layer's archive.
+pub fn layer_descriptor(digest: Digest, size: u64, compression: Compression) -> Descriptor {
+    let media_type = match compression {
         Compression::None => media::LAYER.to_owned(),
         compression => format!("{}+{compression}", media::LAYER),
     };
-    Descriptor::new(&media_type, member.digest, member.size)
+    Descriptor::new(&media_type, digest, size)
 }

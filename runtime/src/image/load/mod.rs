@@ -4,7 +4,7 @@
 //! one is unpacked already, for most blobs of an archive are layers. When the archive is read its documents are known,
 //! and images are put together from what is there.
 
-mod docker;
+pub mod docker;
 pub mod oci;
 mod queue;
 mod spool;

@@ -92,10 +92,7 @@ impl<'s> Unpacker<'s> {
             None => self.unpack(blob, Some(diff_id))?,
         };
         same(at, diff_id, &prepared.diff_id())?;
-        match prepared {
-            Prepared::Ready(layer) => Ok(layer),
-            Prepared::Pending(unpacked) => self.store.layers().publish(unpacked, below, chain_id),
-        }
+        self.store.layers().complete(prepared, below, chain_id)
     }
 
     /// Checks that `blob` is the archive of a layer that is there already.

@@ -36,7 +36,7 @@ pub struct Image {
     /// When it came here.
     pub added: Timestamp,
     /// All blobs of the target that are here, with their sizes in bytes; those of other platforms too.
-    pub(super) blobs: Vec<(Digest, u64)>,
+    pub(in crate::image) blobs: Vec<(Digest, u64)>,
     /// It was removed while something held it.
     pub(super) removed: bool,
 }
@@ -51,7 +51,7 @@ pub struct ImageLayer {
     /// Bytes of its files.
     pub size: u64,
     /// What it is called in the layer store.
-    pub(super) key: Digest,
+    pub(in crate::image) key: Digest,
     /// It hides everything below it.
     pub(super) opaque: bool,
 }
@@ -148,7 +148,7 @@ impl Image {
     }
 
     /// Everything on disk that it refers to.
-    pub(super) fn resources(&self) -> Vec<Resource> {
+    pub(in crate::image) fn resources(&self) -> Vec<Resource> {
         let blobs = self.blobs.iter().map(|(digest, _)| Resource::Blob(*digest));
         blobs
             .chain(self.layers.iter().map(|layer| Resource::Layer(layer.key)))

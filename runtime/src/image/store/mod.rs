@@ -24,7 +24,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    io::Read,
+    io::{Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
@@ -35,6 +35,8 @@ pub use self::image::{Image, ImageLayer};
 use self::record::Records;
 use super::{
     blobs::BlobStore,
+    compose::{self, WriteLayer},
+    config::ImageConfig,
     digest::Digest,
     disk,
     layers::{Layer, LayerStore},
@@ -42,6 +44,7 @@ use super::{
     load::{self, Loaded, Progress, oci::Resolved},
     pins::{Lease, Pins, Resource},
     reference::Reference,
+    save::{self, Selected},
 };
 use crate::{Error, Result};
 
@@ -107,6 +110,42 @@ impl ImageStore {
     /// [`crate::Kind::Invalid`] and [`crate::Kind::TooLarge`] for archives that are refused; then nothing of them stays.
     pub fn load(&self, input: impl Read, progress: &dyn Progress) -> Result<Vec<Loaded>> {
         load::load(self, input, progress)
+    }
+
+    /// Makes an image of `base`, if given, and a layer on top of it, if given. `config` describes it, but for its layers,
+    /// which are filled in; what it leaves out of platform and time of creation is this host and now.
+    ///
+    /// # Errors
+    /// What writing the layer gave; [`crate::Kind::Invalid`] if it is no layer.
+    pub fn compose(
+        &self,
+        base: Option<&Image>,
+        layer: Option<WriteLayer<'_>>,
+        config: ImageConfig,
+        names: &[Reference],
+    ) -> Result<Loaded> {
+        compose::compose(self, base, layer, config, names)
+    }
+
+    /// Makes an image of one layer from the archive of a root file system, compressed or not; see [`Self::compose`].
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`] and [`crate::Kind::TooLarge`] for archives that are refused.
+    pub fn import(&self, mut archive: impl Read, config: ImageConfig, names: &[Reference]) -> Result<Loaded> {
+        let mut write = |out: &mut dyn Write| {
+            std::io::copy(&mut archive, out).map_err(super::tar_reader::read_error)?;
+            Ok(())
+        };
+        self.compose(None, Some(&mut write), config, names)
+    }
+
+    /// Writes images to an archive: an OCI image layout that is a `docker save` archive too. The same images make the
+    /// same bytes.
+    ///
+    /// # Errors
+    /// What writing gave, or if the file system fails.
+    pub fn save(&self, images: &[Selected], out: impl Write) -> Result<()> {
+        save::save(self, images, out)
     }
 
     /// All images, by ID.

@@ -771,3 +771,146 @@ impl Read for Broken {
         Err(std::io::ErrorKind::ConnectionReset.into())
     }
 }
+
+/// The images of `archive` saved under all their names.
+fn saved(ground: &Ground, ids: &[Digest]) -> Vec<u8> {
+    let selected: Vec<_> = ids
+        .iter()
+        .map(|id| {
+            let image = ground.store.get(id).unwrap();
+            Selected {
+                names: image.names.clone(),
+                image,
+            }
+        })
+        .collect();
+    let mut out = Vec::new();
+    ground.store.save(&selected, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn saved_images_come_back_the_same() {
+    let ground = Ground::new();
+    let mut ids = Vec::new();
+    let odd = TestImage::new(
+        "r.io:5000/a/b:t",
+        vec![layer("a", "1"), Tar::new([Item::file("x/y", "z")]).finish()],
+    );
+    for loaded in ground.load(&docker_archive(&[busybox(), odd])).unwrap() {
+        ids.push(loaded.id);
+    }
+    ground.store.tag(&ids[0], &reference("more:1")).unwrap();
+    let untagged = ground
+        .load_one(&docker_archive(&[TestImage::new(
+            "gone:1",
+            vec![layer("c", "3")],
+        )]))
+        .id;
+    ground.store.untag(&reference("gone:1")).unwrap();
+    ids.push(untagged);
+    let archive = saved(&ground, &ids);
+    assert_eq!(saved(&ground, &ids), archive);
+    let other = Ground::new();
+    let loaded = other.load(&archive).unwrap();
+    assert_eq!(loaded.iter().map(|l| l.id).collect::<Vec<_>>(), ids);
+    for id in &ids {
+        let (before, after) = (ground.store.get(id).unwrap(), other.store.get(id).unwrap());
+        assert_eq!(
+            (&before.names, &before.layers, &before.config),
+            (&after.names, &after.layers, &after.config)
+        );
+        assert_eq!(
+            ground.store.raw_config(&before).unwrap(),
+            other.store.raw_config(&after).unwrap()
+        );
+    }
+    assert_eq!(saved(&other, &ids), archive);
+    // A reader that knows only manifest.json finds the same layers.
+    let mut tar = tar::Archive::new(&archive[..]);
+    let names: Vec<_> = tar
+        .entries()
+        .unwrap()
+        .map(|e| e.unwrap().path().unwrap().display().to_string())
+        .collect();
+    for name in ["index.json", "manifest.json", "oci-layout", "repositories"] {
+        assert!(names.iter().any(|n| n == name), "{name}");
+    }
+}
+
+#[test]
+fn imported_and_composed_images() {
+    let ground = Ground::new();
+    let config = ImageConfig {
+        created: Some("2023-11-14T22:13:20Z".to_owned()),
+        comment: "imported".to_owned(),
+        config: crate::image::RunConfig {
+            cmd: Some(vec!["sh".to_owned()]),
+            ..Default::default()
+        },
+        ..ImageConfig::default()
+    };
+    let archive = layer("a", "1");
+    let plain = ground
+        .store
+        .import(&archive[..], config.clone(), &[reference("i:1")])
+        .unwrap();
+    assert_eq!(
+        ground.store.import(&archive[..], config.clone(), &[]).unwrap().id,
+        plain.id
+    );
+    let packed = ground
+        .store
+        .import(&gzip(&archive)[..], config.clone(), &[])
+        .unwrap();
+    let (plain, packed) = (
+        ground.store.get(&plain.id).unwrap(),
+        ground.store.get(&packed.id).unwrap(),
+    );
+    assert_eq!(plain.config, packed.config);
+    assert_eq!(ground.store.lower_dirs(&plain), ground.store.lower_dirs(&packed));
+    assert_eq!(plain.config.config.cmd, Some(vec!["sh".to_owned()]));
+    assert_eq!(plain.platform(), crate::image::Platform::host());
+    let mut write =
+        |out: &mut dyn std::io::Write| Ok(out.write_all(&Tar::new([Item::file("etc/b", "2")]).finish())?);
+    let made = ground
+        .store
+        .compose(
+            Some(&plain),
+            Some(&mut write),
+            config.clone(),
+            &[reference("c:1")],
+        )
+        .unwrap();
+    let made = ground.store.get(&made.id).unwrap();
+    assert_eq!(made.layers.len(), 2);
+    assert_eq!(made.layers[0], plain.layers[0]);
+    let labelled = ground
+        .store
+        .compose(Some(&made), None, ImageConfig::default(), &[])
+        .unwrap();
+    assert_eq!(ground.store.get(&labelled.id).unwrap().layers, made.layers);
+    let before = ground.files();
+    for bad in [
+        &b"noise"[..],
+        &[7; 4096],
+        &Tar::new([Item::file("../x", "x")]).finish(),
+    ] {
+        assert_eq!(
+            ground.store.import(bad, config.clone(), &[]).unwrap_err().kind(),
+            Kind::Invalid
+        );
+    }
+    let mut fail = |_: &mut dyn std::io::Write| Err(Error::conflict("given up"));
+    let error = ground
+        .store
+        .compose(None, Some(&mut fail), config, &[])
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert_eq!(ground.files(), before);
+    let ground = ground.reopen();
+    for image in ground.store.list() {
+        ground.store.remove(&image.id).unwrap();
+    }
+    assert!(ground.is_empty());
+}
