@@ -4,6 +4,7 @@ pub mod containers;
 pub mod events;
 pub mod hello;
 pub mod host;
+pub mod images;
 pub mod networks;
 pub mod roots;
 pub mod time;
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 use crate::config::Config;
 use events::{Attributes, EventMessageType, Events};
 use host::HostFacts;
+use images::Images;
 use networks::Networks;
 use roots::Roots;
 
@@ -39,6 +41,8 @@ pub struct State {
     pub spawner: Spawner,
     /// What the host is and can do.
     pub host: HostFacts,
+    /// Images.
+    pub images: Images,
     /// Networks.
     pub networks: Networks,
     /// When the engine was opened.
@@ -61,13 +65,16 @@ impl Engine {
     pub async fn open(config: Config, roots: Roots, spawner: Spawner) -> Result<Self> {
         let id = roots.engine_id()?;
         let networks = Networks::open(&roots)?;
+        let events: Arc<Events> = Arc::default();
+        let images = Images::open(&roots.data().join("images"), Arc::clone(&events))?;
         Ok(Self(Arc::new(State {
             config: ArcSwap::from_pointee(config),
             roots,
             id,
-            events: Arc::default(),
+            events,
             spawner,
             host: HostFacts::read(),
+            images,
             networks,
             started: Timestamp::now(),
         })))
