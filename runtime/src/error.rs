@@ -93,7 +93,10 @@ impl fmt::Display for Error {
         f.write_str(&self.message)?;
         let mut cause = self.source();
         while let Some(next) = cause {
-            write!(f, ": {next}")?;
+            match system_reason(next) {
+                Some(reason) => write!(f, ": {reason}")?,
+                None => write!(f, ": {next}")?,
+            }
             // An inner `Error` has already printed its own chain.
             if next.is::<Self>() {
                 break;
@@ -127,8 +130,22 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for std::result::Re
 
 impl From<io::Error> for Error {
     fn from(e: io::Error) -> Self {
-        Self::internal(e.to_string())
+        Self::internal(system_reason(&e).unwrap_or_else(|| e.to_string()))
     }
+}
+
+/// What a failed system call says to people, in the words that clients look for: `no such file or directory`.
+fn system_reason(error: &(dyn StdError + 'static)) -> Option<String> {
+    let number = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::raw_os_error)
+        .or_else(|| error.downcast_ref::<nix::Error>().map(|e| *e as i32))
+        .or_else(|| error.downcast_ref::<rustix::io::Errno>().map(|e| e.raw_os_error()))?;
+    let text = nix::Error::from_raw(number).desc();
+    let mut letters = text.chars();
+    // Names such as `RFS specific error` keep their capitals.
+    let lower = letters.next().filter(|_| !text.chars().nth(1).is_some_and(char::is_uppercase))?;
+    Some(lower.to_lowercase().chain(letters).collect())
 }
 
 #[cfg(test)]
@@ -141,5 +158,18 @@ mod tests {
         let outer = Error::conflict("cannot start").caused_by(inner);
         assert_eq!(outer.to_string(), "cannot start: open /x: disk on fire");
         assert_eq!(outer.kind(), Kind::Conflict);
+    }
+
+    #[test]
+    fn system_errors_read_as_clients_know_them() {
+        let causes: [Box<dyn StdError + Send + Sync>; 3] = [
+            io::Error::from_raw_os_error(2).into(),
+            nix::Error::ENOENT.into(),
+            rustix::io::Errno::NOENT.into(),
+        ];
+        for cause in causes {
+            assert_eq!(Error::invalid("open /x").caused_by(cause).to_string(), "open /x: no such file or directory");
+        }
+        assert_eq!(Error::from(io::Error::from_raw_os_error(13)).to_string(), "permission denied");
     }
 }

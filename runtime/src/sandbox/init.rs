@@ -16,11 +16,13 @@ use super::{StartError, channel::Channel, process::Settled};
 use crate::{
     Result,
     error::Context,
-    sys::{clone, process as own, shared::SharedMessage},
+    sys::{clone, process as own, shared::SharedMessage, title},
 };
 
 /// Name that the process shows.
 const NAME: &std::ffi::CStr = c"docker-init";
+/// What it shows as its command line: nothing of the engine's own.
+const TITLE: &str = "/sbin/docker-init";
 
 /// Forks the program and stays as its init; never returns but with an error. Filter and capabilities are those of the
 /// program already: init can do no more than what it watches over.
@@ -38,6 +40,7 @@ pub(super) fn run(
     let _ = nix::unistd::close(channel.number());
     let _ = own::close_all_but(&[]);
     let _ = rustix::thread::set_name(NAME);
+    let _ = title::set(TITLE);
     clone::exit(watch(program))
 }
 

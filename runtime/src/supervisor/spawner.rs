@@ -36,7 +36,7 @@ use super::process;
 use crate::{
     Error, Kind, Result,
     error::Context,
-    sys::{fork, signals},
+    sys::{fork, signals, title},
 };
 
 /// Longest bundle path, in bytes (PATH_MAX).
@@ -250,6 +250,8 @@ fn settle(keep: OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
     let keep = fork::close_all_but(keep)?;
     setsid()?;
     prctl::set_name(name)?;
+    // A title is for people; nothing depends on it.
+    let _ = title::set(&name.to_string_lossy());
     prctl::set_dumpable(false)?;
     nix::unistd::chdir("/")?;
     umask(Mode::from_bits_truncate(0o022));

@@ -11,3 +11,4 @@ pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod shared;
 pub(crate) mod signals;
+pub(crate) mod title;

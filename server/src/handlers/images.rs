@@ -1,10 +1,10 @@
 //! Images: what is listed, named, removed, and carried in and out.
 
 use berth_api::{
-    ByteStream, Ctx, ErrorReply, ImageApi, ImageCreateHeaders, ImageCreateQuery, ImageDeleteQuery, ImageGetAllQuery,
-    ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImageTagQuery, JsonStream, RawBody, later,
+    Ctx, ImageApi, ImageDeleteQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImageTagQuery, JsonStream,
+    RawBody, later,
     models::{
-        CreateImageInfo, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageLoadInfo,
+        ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageLoadInfo,
         ImagePruneResponse, ImageSummary,
     },
 };
@@ -80,7 +80,7 @@ impl ImageApi for Engine {
         Ok(records)
     }
 
-    later!(build_prune, image_build, image_commit, image_push, image_search);
+    later!(build_prune, image_build, image_commit, image_create, image_get, image_get_all, image_push, image_search);
 }
 
 /// The last record of a transfer that failed says why. There is nobody to tell if the client has left.
@@ -90,18 +90,9 @@ fn finish<T>(sender: &Sender<Result<T, Failure>>, result: Result<(), Error>) {
     }
 }
 
-/// The containers that use an image.
-fn users(engine: &Engine, image: &str) -> Vec<User> {
-    let containers = engine.containers.made_from(image);
-    let mut users: Vec<User> = containers
-        .iter()
-        .map(|container| User {
-            container: container.id().to_owned(),
-            running: container.now().state.is_running(),
-        })
-        .collect();
-    users.sort_by_key(|user| !user.running);
-    users
+/// The containers that use an image: none as long as none can be made.
+fn users(_: &Engine, _: &str) -> Vec<User> {
+    Vec::new()
 }
 
 /// Work that waits for the disk, where it holds up nobody.

@@ -23,6 +23,11 @@ const NOT_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm 
 const NOT_MEMBER: &str = "This node is not part of a swarm";
 const NEVER_MEMBER: &str = "this engine cannot be part of a swarm; it runs the containers of one host";
 
+/// What an engine outside a swarm answers to what only a manager can do.
+pub(super) fn not_a_manager() -> Failure {
+    Failure::new(Kind::Unavailable, NOT_MANAGER)
+}
+
 /// Operations that are unavailable for the reason given.
 macro_rules! unavailable {
     ($reason:ident: $($operation:ident($($argument:ty),*) -> $reply:ty;)*) => {

@@ -34,7 +34,7 @@ use berth_runtime::{
 };
 use jiff::Timestamp;
 
-pub use self::{removal::User, transfer::Import, views::STORAGE_DRIVER};
+pub use self::{removal::User, views::STORAGE_DRIVER};
 use self::{
     removal::Named,
     selection::{Facts, Selection},
@@ -118,6 +118,13 @@ impl Images {
         let summaries = images.into_iter().map(|image| {
             let mut shown = shown(image);
             shown.tags.retain(|tag| selection.shows(tag));
+            shown.digests = image
+                .names
+                .iter()
+                .filter(|name| selection.shows(name))
+                .map(|name| name.with_digest(image.id).familiar())
+                .collect();
+            shown.digests.dedup();
             let shared = shared.as_ref().map_or(-1, |shared| shared.get(&image.id).copied().unwrap_or(0));
             views::summary(&shown, shared, -1, request.version)
         });
