@@ -140,11 +140,17 @@ fn system_reason(error: &(dyn StdError + 'static)) -> Option<String> {
         .downcast_ref::<io::Error>()
         .and_then(io::Error::raw_os_error)
         .or_else(|| error.downcast_ref::<nix::Error>().map(|e| *e as i32))
-        .or_else(|| error.downcast_ref::<rustix::io::Errno>().map(|e| e.raw_os_error()))?;
+        .or_else(|| {
+            error
+                .downcast_ref::<rustix::io::Errno>()
+                .map(|e| e.raw_os_error())
+        })?;
     let text = nix::Error::from_raw(number).desc();
     let mut letters = text.chars();
     // Names such as `RFS specific error` keep their capitals.
-    let lower = letters.next().filter(|_| !text.chars().nth(1).is_some_and(char::is_uppercase))?;
+    let lower = letters
+        .next()
+        .filter(|_| !text.chars().nth(1).is_some_and(char::is_uppercase))?;
     Some(lower.to_lowercase().chain(letters).collect())
 }
 
@@ -168,8 +174,14 @@ mod tests {
             rustix::io::Errno::NOENT.into(),
         ];
         for cause in causes {
-            assert_eq!(Error::invalid("open /x").caused_by(cause).to_string(), "open /x: no such file or directory");
+            assert_eq!(
+                Error::invalid("open /x").caused_by(cause).to_string(),
+                "open /x: no such file or directory"
+            );
         }
-        assert_eq!(Error::from(io::Error::from_raw_os_error(13)).to_string(), "permission denied");
+        assert_eq!(
+            Error::from(io::Error::from_raw_os_error(13)).to_string(),
+            "permission denied"
+        );
     }
 }

@@ -11,7 +11,8 @@ use std::{fs, io};
 /// If `/proc` can't be read or says nothing useful.
 pub(crate) fn set(title: &str) -> io::Result<()> {
     let stat = fs::read_to_string("/proc/self/stat")?;
-    let (start, end) = bounds(&stat).ok_or_else(|| io::Error::other("/proc/self/stat has no bounds of the arguments"))?;
+    let (start, end) =
+        bounds(&stat).ok_or_else(|| io::Error::other("/proc/self/stat has no bounds of the arguments"))?;
     // SAFETY: the kernel says that the arguments of this process lie there. They are writable, bytes, and on the stack of
     // the main function below every frame. The process has one thread and reads its arguments no more, as its callers
     // have forked away from the program that did.
@@ -40,7 +41,10 @@ mod tests {
     #[test]
     fn bounds_are_fields_48_and_49() {
         let numbers: Vec<String> = (3..=52).map(|n| n.to_string()).collect();
-        assert_eq!(bounds(&format!("1 (a b) c) {}", numbers.join(" "))), Some((48, 49)));
+        assert_eq!(
+            bounds(&format!("1 (a b) c) {}", numbers.join(" "))),
+            Some((48, 49))
+        );
         assert_eq!(bounds("1 (x) S 1 2"), None);
     }
 }

@@ -1,11 +1,11 @@
 //! Images: what is listed, named, removed, and carried in and out.
 
 use berth_api::{
-    Ctx, ImageApi, ImageDeleteQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImageTagQuery, JsonStream,
-    RawBody, later,
+    Ctx, ImageApi, ImageDeleteQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImageTagQuery,
+    JsonStream, RawBody, later,
     models::{
-        ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageLoadInfo,
-        ImagePruneResponse, ImageSummary,
+        ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageLoadInfo, ImagePruneResponse,
+        ImageSummary,
     },
 };
 use berth_runtime::{Error, Kind};
@@ -69,7 +69,12 @@ impl ImageApi for Engine {
         })
     }
 
-    async fn image_load(&self, _: Ctx, query: ImageLoadQuery, body: RawBody) -> Reply<JsonStream<ImageLoadInfo>> {
+    async fn image_load(
+        &self,
+        _: Ctx,
+        query: ImageLoadQuery,
+        body: RawBody,
+    ) -> Reply<JsonStream<ImageLoadInfo>> {
         let (sender, records) = JsonStream::channel::<Failure>(WAITING);
         let input = SyncIoBridge::new(body.into_reader());
         let images = self.images.clone();
@@ -80,7 +85,16 @@ impl ImageApi for Engine {
         Ok(records)
     }
 
-    later!(build_prune, image_build, image_commit, image_create, image_get, image_get_all, image_push, image_search);
+    later!(
+        build_prune,
+        image_build,
+        image_commit,
+        image_create,
+        image_get,
+        image_get_all,
+        image_push,
+        image_search
+    );
 }
 
 /// The last record of a transfer that failed says why. There is nobody to tell if the client has left.
@@ -99,6 +113,9 @@ fn users(_: &Engine, _: &str) -> Vec<User> {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Reply<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(result?),
-        Err(error) => Err(Failure::new(Kind::Internal, format!("a piece of work was broken off: {error}"))),
+        Err(error) => Err(Failure::new(
+            Kind::Internal,
+            format!("a piece of work was broken off: {error}"),
+        )),
     }
 }

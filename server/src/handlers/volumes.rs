@@ -30,7 +30,13 @@ impl VolumeApi for Engine {
         Ok(VolumePruneResponse::default())
     }
 
-    async fn volume_update(&self, _: Ctx, _: String, _: VolumeUpdateQuery, _: VolumeUpdateRequest) -> Reply<()> {
+    async fn volume_update(
+        &self,
+        _: Ctx,
+        _: String,
+        _: VolumeUpdateQuery,
+        _: VolumeUpdateRequest,
+    ) -> Reply<()> {
         Err(not_a_manager())
     }
 

@@ -88,9 +88,11 @@ fn variables(config: &RunConfig) -> Variables {
 fn pairs(name: &str, arguments: &str, variables: &Variables) -> Result<BTreeMap<String, String>> {
     let first = arguments.split_whitespace().next().unwrap_or_default();
     if !first.contains('=') {
-        let (key, value) = arguments
-            .split_once(char::is_whitespace)
-            .ok_or_else(|| Error::invalid(format!("{name} must have two arguments: write {name} {first}=value")))?;
+        let (key, value) = arguments.split_once(char::is_whitespace).ok_or_else(|| {
+            Error::invalid(format!(
+                "{name} must have two arguments: write {name} {first}=value"
+            ))
+        })?;
         return Ok([(key.to_owned(), words::expand(value.trim(), variables)?)].into());
     }
     let mut pairs = BTreeMap::new();
@@ -98,7 +100,9 @@ fn pairs(name: &str, arguments: &str, variables: &Variables) -> Result<BTreeMap<
         match word.split_once('=') {
             Some((key, value)) if !key.is_empty() => pairs.insert(key.to_owned(), value.to_owned()),
             _ => {
-                return Err(Error::invalid(format!("cannot parse {word:?} of {name}: write name=value")));
+                return Err(Error::invalid(format!(
+                    "cannot parse {word:?} of {name}: write name=value"
+                )));
             }
         };
     }
@@ -109,7 +113,10 @@ fn environment(config: &mut RunConfig, arguments: &str) -> Result<()> {
     for (name, value) in pairs("ENV", arguments, &variables(config))? {
         let entry = format!("{name}={value}");
         let list = config.env.get_or_insert_default();
-        match list.iter_mut().find(|e| e.split_once('=').is_some_and(|(n, _)| n == name)) {
+        match list
+            .iter_mut()
+            .find(|e| e.split_once('=').is_some_and(|(n, _)| n == name))
+        {
             Some(old) => *old = entry,
             None => list.push(entry),
         }
@@ -121,7 +128,11 @@ fn expose(config: &mut RunConfig, arguments: &str) -> Result<()> {
     for word in words::split(arguments, &variables(config))? {
         let (range, protocol) = word.split_once('/').unwrap_or((&word, "tcp"));
         let protocol = protocol.to_ascii_lowercase();
-        let bad = || Error::invalid(format!("invalid port {word:?} in EXPOSE: write PORT, PORT/PROTOCOL or FIRST-LAST"));
+        let bad = || {
+            Error::invalid(format!(
+                "invalid port {word:?} in EXPOSE: write PORT, PORT/PROTOCOL or FIRST-LAST"
+            ))
+        };
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let first: u16 = first.parse().map_err(|_| bad())?;
         let last: u16 = last.parse().map_err(|_| bad())?;
@@ -149,7 +160,11 @@ fn volumes(config: &mut RunConfig, arguments: &str) -> Result<()> {
 
 fn working_directory(config: &mut RunConfig, arguments: &str) -> Result<()> {
     let path = words::expand(arguments, &variables(config))?;
-    let base = if path.starts_with('/') { "" } else { config.working_dir.as_str() };
+    let base = if path.starts_with('/') {
+        ""
+    } else {
+        config.working_dir.as_str()
+    };
     let mut parts: Vec<&str> = Vec::new();
     for part in base.split('/').chain(path.split('/')) {
         match part {
@@ -163,9 +178,15 @@ fn working_directory(config: &mut RunConfig, arguments: &str) -> Result<()> {
 }
 
 fn on_build(config: &mut RunConfig, arguments: &str) -> Result<()> {
-    let name = arguments.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+    let name = arguments
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_ascii_uppercase();
     if matches!(name.as_str(), "ONBUILD" | "FROM" | "MAINTAINER") {
-        return Err(Error::invalid(format!("{name} isn't allowed as an ONBUILD trigger")));
+        return Err(Error::invalid(format!(
+            "{name} isn't allowed as an ONBUILD trigger"
+        )));
     }
     config.on_build.get_or_insert_default().push(arguments.to_owned());
     Ok(())
@@ -176,16 +197,20 @@ fn healthcheck(arguments: &str) -> Result<Healthcheck> {
     let mut rest = arguments;
     while let Some(option) = rest.strip_prefix("--") {
         let (option, after) = option.split_once(char::is_whitespace).unwrap_or((option, ""));
-        let (name, value) = option
-            .split_once('=')
-            .ok_or_else(|| Error::invalid(format!("HEALTHCHECK option --{option} needs a value: write --{option}=value")))?;
+        let (name, value) = option.split_once('=').ok_or_else(|| {
+            Error::invalid(format!(
+                "HEALTHCHECK option --{option} needs a value: write --{option}=value"
+            ))
+        })?;
         match name {
             "interval" => health.interval = duration(name, value)?,
             "timeout" => health.timeout = duration(name, value)?,
             "start-period" => health.start_period = duration(name, value)?,
             "retries" => {
                 health.retries = value.parse().ok().filter(|n| *n >= 0).ok_or_else(|| {
-                    Error::invalid(format!("--retries of HEALTHCHECK must be a number from 0, not {value:?}"))
+                    Error::invalid(format!(
+                        "--retries of HEALTHCHECK must be a number from 0, not {value:?}"
+                    ))
                 })?;
             }
             other => return Err(Error::invalid(format!("unknown option --{other} of HEALTHCHECK"))),
@@ -201,7 +226,9 @@ fn healthcheck(arguments: &str) -> Result<Healthcheck> {
             None => vec!["CMD-SHELL".to_owned(), command.to_owned()],
         },
         _ => {
-            return Err(Error::invalid(format!("unknown type {kind:?} in HEALTHCHECK: use CMD or NONE")));
+            return Err(Error::invalid(format!(
+                "unknown type {kind:?} in HEALTHCHECK: use CMD or NONE"
+            )));
         }
     });
     Ok(health)
@@ -213,7 +240,9 @@ fn duration(name: &str, text: &str) -> Result<i64> {
         .and_then(|d| i64::try_from(d.as_nanos()).ok())
         .filter(|n| *n == 0 || *n >= 1_000_000)
         .ok_or_else(|| {
-            Error::invalid(format!("--{name} of HEALTHCHECK must be a duration of at least 1ms like 30s, not {text:?}"))
+            Error::invalid(format!(
+                "--{name} of HEALTHCHECK must be a duration of at least 1ms like 30s, not {text:?}"
+            ))
         })
 }
 

@@ -26,7 +26,9 @@ use std::{
 
 use berth_api::{
     ApiVersion, Filters,
-    models::{EventMessageType, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageSummary},
+    models::{
+        EventMessageType, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageSummary,
+    },
 };
 use berth_runtime::{
     Error, Result,
@@ -34,12 +36,12 @@ use berth_runtime::{
 };
 use jiff::Timestamp;
 
-pub use self::{removal::User, views::STORAGE_DRIVER};
 use self::{
     removal::Named,
     selection::{Facts, Selection},
     views::Shown,
 };
+pub use self::{removal::User, views::STORAGE_DRIVER};
 use super::events::{Attributes, Events};
 
 /// The engine's images. Clones are cheap and are the same images.
@@ -125,7 +127,9 @@ impl Images {
                 .map(|name| name.with_digest(image.id).familiar())
                 .collect();
             shown.digests.dedup();
-            let shared = shared.as_ref().map_or(-1, |shared| shared.get(&image.id).copied().unwrap_or(0));
+            let shared = shared
+                .as_ref()
+                .map_or(-1, |shared| shared.get(&image.id).copied().unwrap_or(0));
             views::summary(&shown, shared, -1, request.version)
         });
         Ok(summaries.collect())
@@ -190,7 +194,9 @@ impl Images {
         let _only_one = match self.pruning.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(Error::conflict("a prune operation is already running")),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::conflict("a prune operation is already running"));
+            }
         };
         let selection = self.selection(filters)?;
         let only_dangling = selection.dangling().unwrap_or(true);
@@ -206,7 +212,8 @@ impl Images {
         }
         pruned.reclaimed = before.saturating_sub(self.layers_size());
         let reclaimed = Attributes::from([("reclaimed".to_owned(), pruned.reclaimed.to_string())]);
-        self.events.publish(EventMessageType::Image, "prune", "", reclaimed);
+        self.events
+            .publish(EventMessageType::Image, "prune", "", reclaimed);
         Ok(pruned)
     }
 
@@ -249,14 +256,16 @@ impl Images {
     fn publish(&self, action: &str, image: &Image, name: &str) {
         let mut attributes: Attributes = image.config.config.labels.clone().unwrap_or_default();
         attributes.insert("name".to_owned(), name.to_owned());
-        self.events.publish(EventMessageType::Image, action, image.id.to_string(), attributes);
+        self.events
+            .publish(EventMessageType::Image, action, image.id.to_string(), attributes);
     }
 }
 
 /// The reference that `text` is, if it names `image` by one and not by its id.
 fn named(text: &str, image: &Image) -> Option<Reference> {
     let reference = Reference::parse(text).ok()?.normalized();
-    let by_digest = reference.digest() == Some(&image.id) && image.names.iter().any(|n| n.same_repository(&reference));
+    let by_digest =
+        reference.digest() == Some(&image.id) && image.names.iter().any(|n| n.same_repository(&reference));
     (by_digest || image.names.contains(&reference)).then_some(reference)
 }
 
@@ -287,7 +296,12 @@ fn created(image: &Image) -> Timestamp {
 }
 
 fn tags(image: &Image) -> Vec<Reference> {
-    image.names.iter().filter(|name| name.digest().is_none()).cloned().collect()
+    image
+        .names
+        .iter()
+        .filter(|name| name.digest().is_none())
+        .cloned()
+        .collect()
 }
 
 fn facts<'a>(image: &'a Image, tags: &'a [Reference]) -> Facts<'a> {
@@ -321,8 +335,14 @@ fn shared_bytes(images: &[Arc<Image>]) -> HashMap<Digest, i64> {
         *users.entry(layer.diff_id).or_default() += 1;
     }
     let shared = |image: &Image| -> u64 {
-        let layers = image.layers.iter().filter(|layer| users.get(&layer.diff_id).is_some_and(|n| *n > 1));
+        let layers = image
+            .layers
+            .iter()
+            .filter(|layer| users.get(&layer.diff_id).is_some_and(|n| *n > 1));
         layers.map(|layer| layer.size).sum()
     };
-    images.iter().map(|image| (image.id, i64::try_from(shared(image)).unwrap_or(i64::MAX))).collect()
+    images
+        .iter()
+        .map(|image| (image.id, i64::try_from(shared(image)).unwrap_or(i64::MAX)))
+        .collect()
 }

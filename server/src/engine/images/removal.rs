@@ -34,17 +34,32 @@ pub(super) struct Plan {
 /// # Errors
 /// Conflict if the image is used, or if it has tags in several repositories and is named by id; the message says
 /// whether force helps.
-pub(super) fn plan(id: &str, tags: &[Reference], named: Named<'_>, users: &[User], force: bool) -> Result<Plan> {
+pub(super) fn plan(
+    id: &str,
+    tags: &[Reference],
+    named: Named<'_>,
+    users: &[User],
+    force: bool,
+) -> Result<Plan> {
     match named {
         Named::Reference(reference) => by_reference(id, tags, reference, users, force),
         Named::Id => by_id(id, tags, users, force),
     }
 }
 
-fn by_reference(id: &str, tags: &[Reference], reference: &Reference, users: &[User], force: bool) -> Result<Plan> {
+fn by_reference(
+    id: &str,
+    tags: &[Reference],
+    reference: &Reference,
+    users: &[User],
+    force: bool,
+) -> Result<Plan> {
     let untag: Vec<Reference> = if reference.digest().is_some() {
         // A digest names the image in a repository, so it goes with all that repository's tags.
-        tags.iter().filter(|tag| tag.same_repository(reference)).cloned().collect()
+        tags.iter()
+            .filter(|tag| tag.same_repository(reference))
+            .cloned()
+            .collect()
     } else {
         tags.iter().filter(|tag| *tag == reference).cloned().collect()
     };
@@ -67,18 +82,30 @@ fn by_reference(id: &str, tags: &[Reference], reference: &Reference, users: &[Us
 
 fn by_id(id: &str, tags: &[Reference], users: &[User], force: bool) -> Result<Plan> {
     let refuse = |how: &str, why: String| {
-        Err(Error::conflict(format!("conflict: unable to delete {} ({how}) - {why}", short(id))))
+        Err(Error::conflict(format!(
+            "conflict: unable to delete {} ({how}) - {why}",
+            short(id)
+        )))
     };
     if let Some(user) = users.iter().find(|user| user.running) {
-        let why = format!("image is being used by running container {}", short(&user.container));
+        let why = format!(
+            "image is being used by running container {}",
+            short(&user.container)
+        );
         return refuse("cannot be forced", why);
     }
     let several = tags.windows(2).any(|pair| !pair[0].same_repository(&pair[1]));
     if several && !force {
-        return refuse("must be forced", "image is referenced in multiple repositories".to_owned());
+        return refuse(
+            "must be forced",
+            "image is referenced in multiple repositories".to_owned(),
+        );
     }
     if let (Some(user), false) = (users.first(), force) {
-        let why = format!("image is being used by stopped container {}", short(&user.container));
+        let why = format!(
+            "image is being used by stopped container {}",
+            short(&user.container)
+        );
         return refuse("must be forced", why);
     }
     // The content stays as long as a container holds it.
@@ -138,8 +165,16 @@ mod tests {
     fn an_id_is_refused_for_each_reason() {
         let tags = [tag("a:1"), tag("b:1")];
         for (users, force, fragment) in [
-            (vec![], false, "(must be forced) - image is referenced in multiple repositories"),
-            (vec![user(true)], true, "(cannot be forced) - image is being used by running container"),
+            (
+                vec![],
+                false,
+                "(must be forced) - image is referenced in multiple repositories",
+            ),
+            (
+                vec![user(true)],
+                true,
+                "(cannot be forced) - image is being used by running container",
+            ),
         ] {
             let error = plan(ID, &tags, Named::Id, &users, force).unwrap_err();
             assert!(error.message().contains(fragment), "{error}");

@@ -60,7 +60,8 @@ impl<'a> Selection<'a> {
 
     /// Whether an image fits all filters.
     pub(super) fn takes(&self, image: &Facts<'_>) -> bool {
-        self.dangling.is_none_or(|wanted| image.tags.is_empty() == wanted) && self.takes_whether_dangling_or_not(image)
+        self.dangling.is_none_or(|wanted| image.tags.is_empty() == wanted)
+            && self.takes_whether_dangling_or_not(image)
     }
 
     /// Whether an image fits all filters but `dangling`.
@@ -75,7 +76,11 @@ impl<'a> Selection<'a> {
     /// Whether a tag fits the `reference` filter; a list shows only the tags that do.
     pub(super) fn shows(&self, tag: &Reference) -> bool {
         let (full, name) = (tag.familiar(), tag.familiar_name());
-        self.patterns.is_empty() || self.patterns.iter().any(|p| p.is_match(&full) || p.is_match(&name))
+        self.patterns.is_empty()
+            || self
+                .patterns
+                .iter()
+                .any(|p| p.is_match(&full) || p.is_match(&name))
     }
 }
 
@@ -84,12 +89,16 @@ fn until(filters: &Filters) -> Result<Option<Timestamp>> {
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(text), None) => time::parse_moment_now(text).map(Some),
-        (Some(_), Some(_)) => Err(Error::invalid("more than one until filter specified: give one moment")),
+        (Some(_), Some(_)) => Err(Error::invalid(
+            "more than one until filter specified: give one moment",
+        )),
     }
 }
 
 fn boolean(filters: &Filters, name: &str) -> Result<Option<bool>> {
-    filters.boolean(name).map_err(|reply| Error::invalid(reply.message))
+    filters
+        .boolean(name)
+        .map_err(|reply| Error::invalid(reply.message))
 }
 
 /// A glob of which `*` does not cross `/`.
@@ -99,7 +108,9 @@ fn pattern(text: &str) -> Result<GlobMatcher> {
         .backslash_escape(true)
         .build()
         .map(|glob| glob.compile_matcher())
-        .map_err(|e| Error::invalid(format!("invalid pattern {text:?} in the filter 'reference'")).caused_by(e))
+        .map_err(|e| {
+            Error::invalid(format!("invalid pattern {text:?} in the filter 'reference'")).caused_by(e)
+        })
 }
 
 #[cfg(test)]
@@ -111,8 +122,14 @@ mod tests {
             "ten" => Ok(Timestamp::from_second(10).unwrap()),
             other => Err(Error::not_found(format!("No such image: {other}"))),
         };
-        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let tags: Vec<_> = tags.iter().map(|t| Reference::parse(t).unwrap().normalized()).collect();
+        let labels = labels
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let tags: Vec<_> = tags
+            .iter()
+            .map(|t| Reference::parse(t).unwrap().normalized())
+            .collect();
         Selection::new(filters, moment).unwrap().takes(&Facts {
             created: Timestamp::from_second(created).unwrap(),
             labels: &labels,
@@ -162,6 +179,11 @@ mod tests {
         let dangling = Filters::default().with("dangling", "true");
         assert!(takes(&dangling, 0, &[], &[]));
         assert!(!takes(&dangling, 0, &[], &["a"]));
-        assert!(Selection::new(&Filters::default().with("dangling", "x"), |_| Err(Error::internal(""))).is_err());
+        assert!(
+            Selection::new(&Filters::default().with("dangling", "x"), |_| Err(
+                Error::internal("")
+            ))
+            .is_err()
+        );
     }
 }

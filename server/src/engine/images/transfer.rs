@@ -10,10 +10,7 @@ use berth_runtime::{
     Result,
     image::{Digest, Loaded, Progress},
 };
-use std::{
-    sync::Mutex,
-    time::Instant,
-};
+use std::{sync::Mutex, time::Instant};
 
 use super::{Images, removal::short};
 
@@ -79,7 +76,10 @@ struct LayerProgress<'a> {
 impl Progress for LayerProgress<'_> {
     fn layer(&self, blob: &Digest, current: u64, total: u64) {
         let due = {
-            let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut last = self
+                .last
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let due = current >= total || last.is_none_or(|at| at.elapsed() >= PACE);
             if due {
                 *last = Some(Instant::now());

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use berth_api::{
     ApiVersion,
     models::{
-        EmptyObject, GraphDriverData, HealthConfig, ImageConfig as ShownConfig, ImageHistoryResponseItem, ImageInspect,
-        ImageInspectMetadata, ImageInspectRootFS, ImageSummary,
+        EmptyObject, GraphDriverData, HealthConfig, ImageConfig as ShownConfig, ImageHistoryResponseItem,
+        ImageInspect, ImageInspectMetadata, ImageInspectRootFS, ImageSummary,
     },
 };
 use berth_runtime::image::{Empty, Healthcheck, ImageConfig, Reference, RunConfig};
@@ -45,10 +45,11 @@ fn bytes(size: u64) -> i64 {
 
 /// A line of the image list (API operation `ImageList`); `shared` and `containers` are -1 when not asked for.
 pub(super) fn summary(image: &Shown<'_>, shared: i64, containers: i64, version: ApiVersion) -> ImageSummary {
-    let placeholder = |list: Vec<String>, text: &str| match list.is_empty() && version < ApiVersion::new(1, 43) {
-        true => vec![text.to_owned()],
-        false => list,
-    };
+    let placeholder =
+        |list: Vec<String>, text: &str| match list.is_empty() && version < ApiVersion::new(1, 43) {
+            true => vec![text.to_owned()],
+            false => list,
+        };
     ImageSummary {
         containers,
         created: created_seconds(image.config),
@@ -71,7 +72,10 @@ pub(super) fn inspect(image: &Shown<'_>) -> ImageInspect {
         author: config.author.clone(),
         comment: comment(config),
         config: shown_config(&config.config),
-        created: config.created.clone().unwrap_or_else(|| time::rfc3339_or_never(None)),
+        created: config
+            .created
+            .clone()
+            .unwrap_or_else(|| time::rfc3339_or_never(None)),
         docker_version: config.docker_version.clone(),
         graph_driver: GraphDriverData {
             name: STORAGE_DRIVER.to_owned(),
@@ -116,7 +120,11 @@ pub(super) fn history(image: &Shown<'_>, layer_sizes: &[u64]) -> Vec<ImageHistor
             created: step.created().map_or(0, Timestamp::as_second),
             created_by: step.created_by.clone(),
             id: "<missing>".to_owned(),
-            size: if step.empty_layer { 0 } else { bytes(sizes.next().unwrap_or(0)) },
+            size: if step.empty_layer {
+                0
+            } else {
+                bytes(sizes.next().unwrap_or(0))
+            },
             tags: None,
         })
         .collect();
