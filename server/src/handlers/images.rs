@@ -1,27 +1,33 @@
 //! Images: what is listed, named, removed, and carried in and out.
 
+use std::io::{self, BufWriter, Write};
+
 use berth_api::{
-    Ctx, ImageApi, ImageDeleteQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImageTagQuery,
-    JsonStream, RawBody, later,
+    ByteStream, Ctx, ImageApi, ImageCreateHeaders, ImageCreateQuery, ImageDeleteQuery, ImageGetAllQuery,
+    ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImageTagQuery, JsonStream, RawBody, later,
     models::{
-        ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageLoadInfo, ImagePruneResponse,
-        ImageSummary,
+        CreateImageInfo, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageLoadInfo,
+        ImagePruneResponse, ImageSummary,
     },
 };
 use berth_runtime::{Error, Kind};
+use bytes::Bytes;
+use futures_util::stream::poll_fn;
 use tokio::sync::mpsc::Sender;
 use tokio_util::io::SyncIoBridge;
 
 use crate::{
     engine::{
         Engine,
-        images::{ListRequest, User},
+        images::{Import, ListRequest, User},
     },
     failure::{Failure, Reply},
 };
 
 /// Records of a transfer that wait for a slow client.
 const WAITING: usize = 64;
+/// Bytes of an archive that are sent at once.
+const CHUNK: usize = 128 * 1024;
 
 impl ImageApi for Engine {
     async fn image_list(&self, ctx: Ctx, query: ImageListQuery) -> Reply<Vec<ImageSummary>> {
@@ -85,16 +91,88 @@ impl ImageApi for Engine {
         Ok(records)
     }
 
-    later!(
-        build_prune,
-        image_build,
-        image_commit,
-        image_create,
-        image_get,
-        image_get_all,
-        image_push,
-        image_search
-    );
+    async fn image_create(
+        &self,
+        ctx: Ctx,
+        query: ImageCreateQuery,
+        _: ImageCreateHeaders,
+        body: RawBody,
+    ) -> Reply<JsonStream<CreateImageInfo>> {
+        match query.from_src.as_str() {
+            "-" => {}
+            "" if query.from_image.is_empty() => {
+                return Err(Failure::new(
+                    Kind::Invalid,
+                    "nothing to create an image from: give fromImage or fromSrc",
+                ));
+            }
+            // Pulling, and fetching an archive by its address, are yet to come.
+            _ => return Err(ctx.later().into()),
+        }
+        let input = SyncIoBridge::new(body.into_reader());
+        let images = self.images.clone();
+        let import = blocking(move || {
+            images.import(
+                input,
+                &Import {
+                    repository: &query.repo,
+                    tag: &query.tag,
+                    message: &query.message,
+                    platform: &query.platform,
+                    changes: &query.changes,
+                },
+            )
+        });
+        Ok(JsonStream::once(async move {
+            let status = import.await?;
+            Ok::<_, Failure>(CreateImageInfo {
+                status,
+                ..CreateImageInfo::default()
+            })
+        }))
+    }
+
+    async fn image_get(&self, _: Ctx, name: String) -> Reply<ByteStream> {
+        save(self, &[name])
+    }
+
+    async fn image_get_all(&self, _: Ctx, query: ImageGetAllQuery) -> Reply<ByteStream> {
+        save(self, &query.names)
+    }
+
+    later!(build_prune, image_build, image_commit, image_push, image_search);
+}
+
+/// An archive of images, made while it is sent.
+fn save(engine: &Engine, names: &[String]) -> Reply<ByteStream> {
+    let selected = engine.images.select(names)?;
+    let images = engine.images.clone();
+    let (sender, mut chunks) = tokio::sync::mpsc::channel(WAITING);
+    tokio::task::spawn_blocking(move || {
+        let mut out = BufWriter::with_capacity(CHUNK, Chunks(sender.clone()));
+        let result = images.save(&selected, &mut out).and_then(|()| Ok(out.flush()?));
+        if let Err(error) = result {
+            // Breaks the reply off, so that nobody takes it for complete.
+            let _client_left = sender.blocking_send(Err(io::Error::other(error)));
+        }
+    });
+    Ok(ByteStream::new(poll_fn(move |cx| chunks.poll_recv(cx))))
+}
+
+/// Bytes on their way to a client.
+struct Chunks(Sender<io::Result<Bytes>>);
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))) {
+            Ok(()) => Ok(bytes.len()),
+            Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The last record of a transfer that failed says why. There is nobody to tell if the client has left.

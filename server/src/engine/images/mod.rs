@@ -41,7 +41,7 @@ use self::{
     selection::{Facts, Selection},
     views::Shown,
 };
-pub use self::{removal::User, views::STORAGE_DRIVER};
+pub use self::{removal::User, transfer::Import, views::STORAGE_DRIVER};
 use super::events::{Attributes, Events};
 
 /// The engine's images. Clones are cheap and are the same images.
