@@ -12,10 +12,12 @@ pub mod time;
 use std::{ops::Deref, sync::Arc};
 
 use arc_swap::ArcSwap;
+use berth_api::models;
 use berth_runtime::{Result, supervisor::Spawner};
 use jiff::Timestamp;
 
 use crate::config::Config;
+use containers::{Containers, validate::Defaults};
 use events::{Attributes, EventMessageType, Events};
 use host::HostFacts;
 use images::Images;
@@ -37,8 +39,8 @@ pub struct State {
     pub id: String,
     /// What happened.
     pub events: Arc<Events>,
-    /// Forks supervisors.
-    pub spawner: Spawner,
+    /// Containers.
+    pub containers: Containers,
     /// What the host is and can do.
     pub host: HostFacts,
     /// Images.
@@ -66,13 +68,23 @@ impl Engine {
         let id = roots.engine_id()?;
         let networks = Networks::open(&roots)?;
         let events: Arc<Events> = Arc::default();
-        let images = Images::open(&roots.data().join("images"), Arc::clone(&events))?;
+        let images = Images::open(&roots.images(), Arc::clone(&events))?;
+        let containers = Containers::open(containers::Parts {
+            data_root: roots.data(),
+            exec_root: roots.run(),
+            events: Arc::clone(&events),
+            spawner,
+            images: Arc::clone(images.store()),
+            host: containers::validate::Host::probe(),
+            defaults: container_defaults(&config),
+        })
+        .await?;
         Ok(Self(Arc::new(State {
             config: ArcSwap::from_pointee(config),
             roots,
             id,
             events,
-            spawner,
+            containers,
             host: HostFacts::read(),
             images,
             networks,
@@ -95,5 +107,28 @@ impl Engine {
         self.config.store(Arc::new(config));
         self.events
             .publish(EventMessageType::Daemon, "reload", &self.id, attributes);
+    }
+}
+
+/// What the configuration says about containers that do not say it themselves.
+fn container_defaults(config: &Config) -> Defaults {
+    let containers = &config.containers;
+    let ulimits = containers.ulimits.iter().map(|limit| models::Ulimit {
+        name: limit.name.clone(),
+        soft: limit.soft,
+        hard: limit.hard,
+    });
+    Defaults {
+        data_root: config.data_root.clone(),
+        log_config: models::HostConfigLogConfig {
+            r#type: containers.log_driver.clone(),
+            config: Some(containers.log_opts.clone()),
+        },
+        ulimits: ulimits.collect(),
+        shm_size: containers.shm_size,
+        no_new_privileges: containers.no_new_privileges,
+        init: containers.init,
+        cgroup_parent: config.cgroup_parent.clone(),
+        bridge_is_loopback: true,
     }
 }

@@ -1,35 +1,195 @@
 //! Containers.
 
-use berth_api::{ContainerApi, later};
+use berth_api::{
+    ByteStream, ContainerApi, ContainerAttachQuery, ContainerCreateQuery, ContainerDeleteQuery,
+    ContainerInspectQuery, ContainerKillQuery, ContainerListQuery, ContainerLogsQuery, ContainerPruneQuery,
+    ContainerRenameQuery, ContainerResizeQuery, ContainerRestartQuery, ContainerStartQuery,
+    ContainerStopQuery, ContainerTopQuery, ContainerWaitQuery, Ctx, JsonStream, Takeover, later,
+    models::{
+        ContainerCreateRequest, ContainerCreateResponse, ContainerInspectResponse, ContainerPruneResponse,
+        ContainerSummary, ContainerTopResponse, ContainerUpdateRequest, ContainerUpdateResponse,
+        ContainerWaitResponse,
+    },
+};
+use berth_runtime::supervisor::Streams;
 
-use crate::engine::Engine;
+use crate::{
+    engine::{
+        Engine,
+        containers::{AttachRequest, ListRequest, LogRequest, Removal, detach::DetachKeys},
+    },
+    failure::Reply,
+};
 
 impl ContainerApi for Engine {
+    async fn container_list(&self, _: Ctx, query: ContainerListQuery) -> Reply<Vec<ContainerSummary>> {
+        let request = ListRequest {
+            all: query.all,
+            limit: query.limit.unwrap_or_default(),
+            size: query.size,
+            filters: query.filters,
+        };
+        Ok(self.containers.list(request).await?)
+    }
+
+    async fn container_create(
+        &self,
+        ctx: Ctx,
+        query: ContainerCreateQuery,
+        body: ContainerCreateRequest,
+    ) -> Reply<ContainerCreateResponse> {
+        Ok(self
+            .containers
+            .create(body, ctx.version, &query.name, &query.platform)
+            .await?)
+    }
+
+    async fn container_inspect(
+        &self,
+        _: Ctx,
+        id: String,
+        query: ContainerInspectQuery,
+    ) -> Reply<ContainerInspectResponse> {
+        let container = self.containers.find(&id)?;
+        let size = match query.size {
+            true => Some(self.containers.size(&container).await?),
+            false => None,
+        };
+        Ok(self.containers.inspect(&container, size))
+    }
+
+    async fn container_top(
+        &self,
+        _: Ctx,
+        id: String,
+        query: ContainerTopQuery,
+    ) -> Reply<ContainerTopResponse> {
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.top(&container, &query.ps_args).await?)
+    }
+
+    async fn container_logs(&self, _: Ctx, id: String, query: ContainerLogsQuery) -> Reply<ByteStream> {
+        let container = self.containers.find(&id)?;
+        let request = LogRequest {
+            follow: query.follow,
+            stdout: query.stdout,
+            stderr: query.stderr,
+            since: query.since,
+            until: query.until,
+            timestamps: query.timestamps,
+            details: query.details,
+            tail: query.tail,
+        };
+        let (framing, log) = self.containers.logs(&container, &request).await?;
+        Ok(ByteStream::output(framing, log))
+    }
+
+    async fn container_resize(&self, _: Ctx, id: String, query: ContainerResizeQuery) -> Reply<()> {
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.resize(&container, query.h, query.w).await?)
+    }
+
+    async fn container_start(&self, _: Ctx, id: String, query: ContainerStartQuery) -> Reply<()> {
+        // Used by no one but checked like any other.
+        DetachKeys::parse(&query.detach_keys)?;
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.start(&container).await?)
+    }
+
+    async fn container_stop(&self, _: Ctx, id: String, query: ContainerStopQuery) -> Reply<()> {
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.stop(&container, &query.signal, query.t).await?)
+    }
+
+    async fn container_restart(&self, _: Ctx, id: String, query: ContainerRestartQuery) -> Reply<()> {
+        let container = self.containers.find(&id)?;
+        Ok(self
+            .containers
+            .restart(&container, &query.signal, query.t)
+            .await?)
+    }
+
+    async fn container_kill(&self, _: Ctx, id: String, query: ContainerKillQuery) -> Reply<()> {
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.kill(&container, &id, &query.signal).await?)
+    }
+
+    async fn container_update(
+        &self,
+        _: Ctx,
+        id: String,
+        body: ContainerUpdateRequest,
+    ) -> Reply<ContainerUpdateResponse> {
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.update(&container, body).await?)
+    }
+
+    async fn container_rename(&self, _: Ctx, id: String, query: ContainerRenameQuery) -> Reply<()> {
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.rename(&container, &query.name).await?)
+    }
+
+    async fn container_pause(&self, _: Ctx, id: String) -> Reply<()> {
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.pause(&container).await?)
+    }
+
+    async fn container_unpause(&self, _: Ctx, id: String) -> Reply<()> {
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.unpause(&container).await?)
+    }
+
+    async fn container_attach(&self, _: Ctx, id: String, query: ContainerAttachQuery) -> Reply<Takeover> {
+        let container = self.containers.find(&id)?;
+        let request = AttachRequest {
+            logs: query.logs,
+            stream: query.stream,
+            streams: Streams {
+                stdin: query.stdin,
+                stdout: query.stdout,
+                stderr: query.stderr,
+            },
+            detach_keys: query.detach_keys,
+        };
+        let attachment = self.containers.attach(&container, request).await?;
+        let framing = attachment.framing();
+        Ok(Takeover::streams(framing, |client| attachment.serve(client)))
+    }
+
+    async fn container_wait(
+        &self,
+        _: Ctx,
+        id: String,
+        query: ContainerWaitQuery,
+    ) -> Reply<JsonStream<ContainerWaitResponse>> {
+        let container = self.containers.find(&id)?;
+        let wait = self.containers.wait(&container, query.condition);
+        Ok(JsonStream::of(futures_util::stream::once(wait)))
+    }
+
+    async fn container_delete(&self, _: Ctx, id: String, query: ContainerDeleteQuery) -> Reply<()> {
+        if query.link {
+            return Ok(self.containers.remove_link(&id)?);
+        }
+        let container = self.containers.find(&id)?;
+        let removal = Removal {
+            force: query.force,
+            volumes: query.v,
+        };
+        Ok(self.containers.remove(&container, removal).await?)
+    }
+
+    async fn container_prune(&self, _: Ctx, query: ContainerPruneQuery) -> Reply<ContainerPruneResponse> {
+        Ok(self.containers.prune(&query.filters).await?)
+    }
+
     later!(
-        container_list,
-        container_create,
-        container_inspect,
-        container_top,
-        container_logs,
         container_changes,
         container_export,
         container_stats,
-        container_resize,
-        container_start,
-        container_stop,
-        container_restart,
-        container_kill,
-        container_update,
-        container_rename,
-        container_pause,
-        container_unpause,
-        container_attach,
         container_attach_websocket,
-        container_wait,
-        container_delete,
         container_archive_info,
         container_archive,
-        put_container_archive,
-        container_prune
+        put_container_archive
     );
 }

@@ -29,6 +29,7 @@ const RUNTIME: &str = "runc";
 pub fn info(engine: &Engine) -> SystemInfo {
     let config = engine.config.load();
     let facts = &engine.host;
+    let counts = engine.containers.count();
     let cgroups = &facts.cgroups;
     let (nf_ipv4, nf_ipv6) = facts.bridge_filtering();
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -36,6 +37,10 @@ pub fn info(engine: &Engine) -> SystemInfo {
         id: engine.id.clone(),
         name: facts.name(),
         server_version: VERSION.into(),
+        containers: counts.all,
+        containers_running: counts.running,
+        containers_paused: counts.paused,
+        containers_stopped: counts.stopped,
         driver: "overlayfs".into(),
         driver_status: driver_status(engine.roots.data()),
         plugins: plugins(),

@@ -1,0 +1,131 @@
+//! A new container.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use berth_api::{
+    ApiVersion,
+    models::{ContainerCreateRequest, ContainerCreateResponse, EndpointSettings},
+};
+use berth_runtime::{Result, image::Hold};
+use jiff::Timestamp;
+
+use super::{
+    Containers, blocking,
+    index::Reservation,
+    model::{Container, Details, Identity, Record},
+    names,
+    store::Sync,
+    validate::{self, Checked, MountPoint, NoVolumes, Peer},
+};
+
+impl Containers {
+    /// Makes a container from an image that is here.
+    ///
+    /// # Errors
+    /// Invalid for a request that is wrong; not found if the image is not here, and for nothing else; conflict if the
+    /// name is taken. Nothing is left behind then.
+    pub async fn create(
+        &self,
+        request: ContainerCreateRequest,
+        version: ApiVersion,
+        name: &str,
+        platform: &str,
+    ) -> Result<ContainerCreateResponse> {
+        let (this, name, platform) = (self.clone(), name.to_owned(), platform.to_owned());
+        let (container, warnings) =
+            blocking(move || this.create_blocking(request, version, &name, &platform)).await?;
+        Ok(ContainerCreateResponse {
+            id: container.id().to_owned(),
+            warnings,
+        })
+    }
+
+    fn create_blocking(
+        &self,
+        request: ContainerCreateRequest,
+        version: ApiVersion,
+        name: &str,
+        platform: &str,
+    ) -> Result<(Arc<Container>, Vec<String>)> {
+        let name = match name {
+            "" => None,
+            name => Some(names::check(name)?),
+        };
+        let mut checked = validate::create(request, version, &self.host, &self.defaults, self)?;
+        let image = self.resolve_image(&mut checked, platform)?;
+        let id = names::new_id();
+        checked.set_hostname(&id)?;
+        let reserved = match name {
+            Some(name) => self.index.reserve(name, &id)?,
+            None => self.index.reserve_any(&id)?,
+        };
+        let made = self.make(&id, &reserved, image, checked);
+        if made.is_err() {
+            self.remove_directory_or_warn(&id);
+        }
+        let (container, warnings) = made?;
+        reserved.keep();
+        self.index.insert(&id, Arc::clone(&container));
+        self.publish(&container, "create", &[]);
+        Ok((container, warnings))
+    }
+
+    /// Makes what a container has on disk.
+    fn make(
+        &self,
+        id: &str,
+        name: &Reservation<Container>,
+        image: Option<Hold>,
+        mut checked: Checked,
+    ) -> Result<(Arc<Container>, Vec<String>)> {
+        self.store.make_directory(id)?;
+        validate::volumes::resolve(&mut checked.mounts, id, &NoVolumes)?;
+        let record = Record {
+            identity: Identity {
+                id: id.into(),
+                created: Timestamp::now(),
+                image: image
+                    .as_ref()
+                    .map(|hold| hold.image().id.to_string())
+                    .unwrap_or_default(),
+                config: Arc::new(checked.config),
+                log: checked.log,
+                security: checked.security,
+            },
+            details: Details {
+                host_config: Arc::new(checked.host_config),
+                networks: Arc::new(self.endpoints(checked.networking.endpoints_config)),
+                mounts: Arc::new(checked.mounts),
+                ..Details::new(name.name())
+            },
+        };
+        self.store.save(&record, Sync::Yes)?;
+        Ok((Container::new(record, image), checked.warnings))
+    }
+
+    /// The endpoints of a container as they are shown before its first start.
+    fn endpoints(&self, asked: BTreeMap<String, EndpointSettings>) -> BTreeMap<String, EndpointSettings> {
+        asked
+    }
+
+    fn remove_directory_or_warn(&self, id: &str) {
+        if let Err(error) = self.store.remove(id) {
+            tracing::warn!(container = id, %error, "a container that could not be made has left files behind");
+        }
+    }
+}
+
+impl validate::Lookup for Containers {
+    fn peer(&self, reference: &str) -> Result<Peer> {
+        let container = self.find(reference)?;
+        let details = container.now();
+        Ok(Peer {
+            id: container.id().to_owned(),
+            network_mode: details.host_config.network_mode.clone(),
+        })
+    }
+
+    fn mounts(&self, reference: &str) -> Result<Vec<MountPoint>> {
+        Ok((*self.find(reference)?.now().mounts).clone())
+    }
+}

@@ -1,0 +1,105 @@
+//! Freezing, and the terminal's size.
+
+use std::sync::Arc;
+
+use berth_runtime::{Error, Result, cgroup::Cgroup, supervisor::Request};
+
+use super::{
+    Containers, blocking,
+    model::Container,
+    state::{self, Phase},
+};
+
+impl Containers {
+    /// Freezes all processes of a running container.
+    ///
+    /// # Errors
+    /// Conflict if it does not run, is paused already or waits for its policy.
+    pub async fn pause(&self, container: &Arc<Container>) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        container.now().state.may_pause(container.id())?;
+        let cgroup = self.cgroup(container)?;
+        blocking(move || cgroup.freeze()).await?;
+        let paused = container.change(|details| {
+            // It may have ended while it was being frozen.
+            let runs = details.state.phase == Phase::Running;
+            if runs {
+                details.state.phase = Phase::Paused;
+            }
+            runs
+        });
+        if !paused {
+            return Err(state::not_running(container.id()));
+        }
+        self.save_or_warn(container).await;
+        self.publish(container, "pause", &[]);
+        Ok(())
+    }
+
+    /// Lets a paused container go on.
+    ///
+    /// # Errors
+    /// Internal if it is not paused, as clients know it.
+    pub async fn unpause(&self, container: &Arc<Container>) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        if container.now().state.phase != Phase::Paused {
+            return Err(Error::internal(format!(
+                "Container {} is not paused",
+                container.id()
+            )));
+        }
+        self.thaw(container).await
+    }
+
+    /// Lets frozen processes go on.
+    pub(super) async fn thaw(&self, container: &Arc<Container>) -> Result<()> {
+        let cgroup = self.cgroup(container)?;
+        blocking(move || cgroup.thaw()).await?;
+        let resumed = container.change(|details| {
+            let paused = details.state.phase == Phase::Paused;
+            if paused {
+                details.state.phase = Phase::Running;
+            }
+            paused
+        });
+        if resumed {
+            self.save_or_warn(container).await;
+            self.publish(container, "unpause", &[]);
+        }
+        Ok(())
+    }
+
+    /// Sets the size of a running container's terminal.
+    ///
+    /// # Errors
+    /// Conflict if it does not run; invalid if it has no terminal.
+    pub async fn resize(&self, container: &Arc<Container>, height: u32, width: u32) -> Result<()> {
+        container.now().state.must_run(container.id())?;
+        let Some(run) = container.current().run.clone() else {
+            return Err(state::not_running(container.id()));
+        };
+        let request = Request::Resize {
+            height: characters(height)?,
+            width: characters(width)?,
+            exec: None,
+        };
+        run.link().call(request).await?;
+        self.publish(
+            container,
+            "resize",
+            &[("height", height.to_string()), ("width", width.to_string())],
+        );
+        Ok(())
+    }
+
+    /// The cgroup of a running container.
+    pub(super) fn cgroup(&self, container: &Container) -> Result<Cgroup> {
+        let (parent, name) = self.cgroup_path(container);
+        Cgroup::open(&parent, &name)?.ok_or_else(|| state::not_running(container.id()))
+    }
+}
+
+fn characters(number: u32) -> Result<u16> {
+    u16::try_from(number)
+        .map_err(|_| Error::invalid(format!("a terminal can't be {number} characters large")))
+}

@@ -1,0 +1,223 @@
+//! What a container's next run needs on the host: files, mount sources, and the bundle that describes it.
+
+use std::{
+    fs,
+    io::{BufWriter, Write},
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use berth_runtime::{
+    Error, Result,
+    error::Context,
+    log::JsonFile,
+    supervisor::{LogConfig, SPEC_FILE, SupervisorConfig},
+};
+use oci_spec::runtime::Spec;
+
+use super::{
+    Containers, index,
+    model::{Container, Details},
+    spec::{self, ContainerView, Input, IpcPeer, NetworkPeer, Paths, Peers, RootView, files},
+    state,
+    validate::{
+        LogDriver, TagFacts,
+        modes::{IpcMode, NetworkMode, PidMode},
+    },
+};
+
+/// Where processes see shared memory.
+const DEV_SHM: &str = "/dev/shm";
+
+/// The containers whose namespaces are joined, kept while the specification is built.
+#[derive(Default)]
+struct Joined {
+    network: Option<Peer>,
+    ipc: Option<Peer>,
+    pid: Option<Peer>,
+}
+
+/// A running container that is joined.
+struct Peer {
+    container: Arc<Container>,
+    pid: i32,
+    files: PathBuf,
+    shm: PathBuf,
+}
+
+impl Containers {
+    /// Makes what a run needs and writes its bundle. Blocks.
+    ///
+    /// # Errors
+    /// Not found or conflict for a container that is joined and is not there or does not run; invalid for what only shows
+    /// at a start; internal.
+    pub(super) fn prepare(&self, container: &Container, bundle: &Path) -> Result<SupervisorConfig> {
+        let details = container.details();
+        let view = view(container, &details);
+        let joined = self.join(&details)?;
+        let directory = self.store.directory(container.id());
+        files::write(&directory, &view, &addresses(&details)?)?;
+        files::make_bind_sources(&details.mounts)?;
+        let shm = bundle.join(super::store::SHM);
+        if IpcMode::parse(&details.host_config.ipc_mode)? == IpcMode::Shareable {
+            files::mount_shm(&shm, details.host_config.shm_size)?;
+        }
+        let layer = self.store.writable_layer(container.id());
+        let hold = container.image.as_ref();
+        if hold.is_none() && !container.identity.image.is_empty() {
+            return Err(Error::not_found(format!(
+                "No such image: {}",
+                container.identity.image
+            )));
+        }
+        let lowers = hold
+            .map(|hold| self.images.lower_dirs(hold.image()))
+            .unwrap_or_default();
+        let rootfs = bundle.join("rootfs");
+        let spec = spec::build(&Input {
+            container: view,
+            root: RootView {
+                lowers: &lowers,
+                upper: &layer.upper,
+                work: &layer.work,
+                rootfs: &rootfs,
+            },
+            paths: Paths {
+                files: &directory,
+                shm: &shm,
+            },
+            peers: joined.peers(),
+            host: &self.host,
+            defaults: &self.defaults,
+        })?;
+        write_spec(bundle, &spec)?;
+        let config = self.supervisor_config(container, &details)?;
+        config.store(bundle)?;
+        Ok(config)
+    }
+
+    fn supervisor_config(&self, container: &Container, details: &Details) -> Result<SupervisorConfig> {
+        let settings = &container.identity.log;
+        let log = match settings.driver {
+            LogDriver::None => LogConfig::None,
+            LogDriver::JsonFile | LogDriver::Local => {
+                let facts = TagFacts {
+                    id: container.id(),
+                    name: &details.name,
+                    image_id: &container.identity.image,
+                    image_name: &container.config().image,
+                };
+                LogConfig::JsonFile(JsonFile {
+                    max_size: settings.max_size,
+                    max_file: settings.max_file,
+                    compress: settings.compress,
+                    attrs: settings.attributes.of(container.config(), &facts)?,
+                    ..JsonFile::new(self.store.log(container.id()))
+                })
+            }
+        };
+        Ok(SupervisorConfig {
+            open_stdin: container.config().open_stdin,
+            stdin_once: container.config().stdin_once,
+            ..SupervisorConfig::new(container.id(), log)
+        })
+    }
+
+    /// Finds the containers that are joined, all of which have to run.
+    fn join(&self, details: &Details) -> Result<Joined> {
+        let host_config = &details.host_config;
+        let mut joined = Joined::default();
+        if let NetworkMode::Container(name) = NetworkMode::parse(&host_config.network_mode)? {
+            joined.network = Some(self.running(name)?);
+        }
+        if let IpcMode::Container(name) = IpcMode::parse(&host_config.ipc_mode)? {
+            joined.ipc = Some(self.running(name)?);
+        }
+        if let PidMode::Container(name) = PidMode::parse(&host_config.pid_mode)? {
+            joined.pid = Some(self.running(name)?);
+        }
+        Ok(joined)
+    }
+
+    fn running(&self, name: &str) -> Result<Peer> {
+        // A missing container to join is a conflict, not the absence of what the request is about.
+        let container = self
+            .find(name)
+            .map_err(|_| Error::conflict(index::no_such(name).message()))?;
+        let details = container.details();
+        if !details.state.has_process() {
+            let reason = state::not_running(container.id());
+            return Err(Error::conflict(format!(
+                "cannot join container: {}",
+                reason.message()
+            )));
+        }
+        let shm = match IpcMode::parse(&details.host_config.ipc_mode)? {
+            IpcMode::Host => PathBuf::from(DEV_SHM),
+            _ => self.store.bundle(container.id()).join(super::store::SHM),
+        };
+        Ok(Peer {
+            pid: details.state.pid,
+            files: self.store.directory(container.id()),
+            shm,
+            container,
+        })
+    }
+
+    /// Where a container's cgroup is: its parent and its name.
+    pub(super) fn cgroup_path(&self, container: &Container) -> (String, String) {
+        let own = container.now().host_config.cgroup_parent.clone();
+        let parent = if own.is_empty() {
+            self.defaults.cgroup_parent.clone()
+        } else {
+            own
+        };
+        (parent, container.id().to_owned())
+    }
+}
+
+impl Joined {
+    fn peers(&self) -> Peers<'_> {
+        Peers {
+            network: self.network.as_ref().map(|peer| NetworkPeer {
+                pid: peer.pid,
+                files: &peer.files,
+                hostname: &peer.container.config().hostname,
+                domainname: &peer.container.config().domainname,
+            }),
+            ipc: self.ipc.as_ref().map(|peer| IpcPeer {
+                pid: peer.pid,
+                shm: &peer.shm,
+            }),
+            pid: self.pid.as_ref().map(|peer| peer.pid),
+        }
+    }
+}
+
+fn view<'a>(container: &'a Container, details: &'a Details) -> ContainerView<'a> {
+    ContainerView {
+        id: container.id(),
+        config: container.config(),
+        host_config: &details.host_config,
+        mounts: &details.mounts,
+        security: &container.identity.security,
+    }
+}
+
+/// What the networks add to the files. Only in the host's own network is the host within reach.
+fn addresses(details: &Details) -> Result<files::Addresses<'static>> {
+    let on_host = NetworkMode::parse(&details.host_config.network_mode)? == NetworkMode::Host;
+    Ok(files::Addresses {
+        host_gateway: on_host.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        ..files::Addresses::default()
+    })
+}
+
+fn write_spec(bundle: &Path, spec: &Spec) -> Result<()> {
+    let path = bundle.join(SPEC_FILE);
+    let message = || format!("cannot write {}", path.display());
+    let mut file = BufWriter::new(fs::File::create(&path).context(message)?);
+    serde_json::to_writer(&mut file, spec).context(message)?;
+    file.flush().context(message)
+}

@@ -1,0 +1,105 @@
+//! Containers as lists show them.
+
+use std::sync::Arc;
+
+use berth_api::models::{
+    ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryState,
+    Health, HealthStatus, Port, PortType,
+};
+use jiff::Timestamp;
+
+use super::{
+    model::{Container, Details},
+    text,
+    validate::MountPoint,
+};
+
+/// The entry of a container. `image_now` is the id of the image that its image's name means now, if any.
+pub fn summarize(
+    container: &Container,
+    details: &Details,
+    image_now: Option<&str>,
+    now: Timestamp,
+) -> ContainerSummary {
+    let identity = &container.identity;
+    let state = &details.state;
+    let status = state.status();
+    let health = health(container, details);
+    let image = match image_now == Some(&*identity.image) {
+        true => identity.config.image.clone(),
+        false => identity.image.clone(),
+    };
+    ContainerSummary {
+        id: container.id().to_owned(),
+        names: vec![format!("/{}", details.name)],
+        image,
+        image_id: identity.image.clone(),
+        command: text::command_line(&container.path, &container.args),
+        created: identity.created.as_second(),
+        ports: ports(container, details),
+        size_rw: 0,
+        size_root_fs: 0,
+        labels: identity.config.labels.clone().unwrap_or_default(),
+        state: ContainerSummaryState::ALL
+            .iter()
+            .copied()
+            .find(|state| state.as_str() == status.as_str())
+            .unwrap_or_default(),
+        status: state.describe(Some(health.as_str()), now),
+        host_config: ContainerSummaryHostConfig {
+            network_mode: details.host_config.network_mode.clone(),
+        },
+        network_settings: ContainerSummaryNetworkSettings {
+            networks: (*details.networks).clone(),
+        },
+        mounts: details.mounts.iter().map(MountPoint::to_model).collect(),
+    }
+}
+
+/// Whether a container has a health check.
+pub fn has_health_check(container: &Container) -> bool {
+    let check = container.config().healthcheck.as_ref();
+    check
+        .and_then(|check| check.test.first())
+        .is_some_and(|kind| kind != "NONE")
+}
+
+/// What the health check has found out.
+pub fn health(container: &Container, details: &Details) -> HealthStatus {
+    match has_health_check(container) {
+        true => details.health.status,
+        false => HealthStatus::None,
+    }
+}
+
+/// What a health check knows at the beginning of a run.
+pub fn fresh_health(container: &Container) -> Arc<Health> {
+    let status = match has_health_check(container) {
+        true => HealthStatus::Starting,
+        false => HealthStatus::None,
+    };
+    Arc::new(Health {
+        status,
+        ..Health::default()
+    })
+}
+
+/// The ports a running container exposes. Without networks none of them is published.
+pub fn ports(container: &Container, details: &Details) -> Vec<Port> {
+    let own_network = !matches!(details.host_config.network_mode.as_str(), "host" | "none")
+        && !details.host_config.network_mode.starts_with("container:");
+    if !details.state.has_process() || !own_network {
+        return Vec::new();
+    }
+    let exposed = container.config().exposed_ports.iter().flatten();
+    exposed
+        .filter_map(|(port, _)| {
+            let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+            Some(Port {
+                private_port: number.parse().ok()?,
+                r#type: protocol.parse::<PortType>().ok()?,
+                ..Port::default()
+            })
+        })
+        .collect()
+}
