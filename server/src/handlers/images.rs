@@ -182,9 +182,18 @@ fn finish<T>(sender: &Sender<Result<T, Failure>>, result: Result<(), Error>) {
     }
 }
 
-/// The containers that use an image: none as long as none can be made.
-fn users(_: &Engine, _: &str) -> Vec<User> {
-    Vec::new()
+/// The containers that use an image.
+fn users(engine: &Engine, image: &str) -> Vec<User> {
+    let containers = engine.containers.made_from(image);
+    let mut users: Vec<User> = containers
+        .iter()
+        .map(|container| User {
+            container: container.id().to_owned(),
+            running: container.now().state.is_running(),
+        })
+        .collect();
+    users.sort_by_key(|user| !user.running);
+    users
 }
 
 /// Work that waits for the disk, where it holds up nobody.
