@@ -2,10 +2,16 @@
 //!
 //! It is put into a store when that store is made, never later: whoever removes the image has removed it.
 
-use std::io::{self, Read};
+use std::{
+    fs,
+    io::{self, Read},
+};
 
+use berth_runtime::{Result, error::Context, image::ImageStore};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+
+use super::roots::{Roots, write_file};
 
 /// The reference under which the image is stored.
 pub const REFERENCE: &str = "berth/hello:latest";
@@ -20,6 +26,24 @@ const CREATED: &str = "2026-01-01T00:00:00Z";
 
 /// The program, compressed with gzip.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello.gz"));
+
+/// The file in the data root that remembers that the image has been put into the store once.
+const MARKER: &str = "hello-loaded";
+
+/// Puts the image into `store`, once in the life of a data root. Blocks.
+///
+/// # Errors
+/// Internal, if the data root cannot be written.
+pub fn install(store: &ImageStore, roots: &Roots) -> Result<()> {
+    let marker = roots.data().join(MARKER);
+    if fs::exists(&marker).context(|| format!("cannot look for {}", marker.display()))? {
+        return Ok(());
+    }
+    let archive = archive().context(|| format!("the embedded image {REFERENCE} is damaged"))?;
+    store.load(archive.as_slice(), &())?;
+    // Last: an engine that dies before loads the same image again.
+    write_file(&marker, b"")
+}
 
 /// The image as an archive of the form `docker save` writes, to be loaded into the store.
 ///
@@ -186,6 +210,21 @@ mod tests {
         assert_eq!(
             config["rootfs"]["diff_ids"][0],
             format!("sha256:{}", hex(&Sha256::digest(layer)))
+        );
+    }
+
+    #[test]
+    fn the_store_takes_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store =
+            ImageStore::open(directory.path(), berth_runtime::image::Limits::default()).expect("a store");
+        let loaded = store
+            .load(archive().expect("an archive").as_slice(), &())
+            .expect("it loads");
+        assert_eq!(loaded.len(), 1);
+        assert_eq!(
+            store.resolve("berth/hello").expect("it is there").repo_tags(),
+            [REFERENCE]
         );
     }
 
