@@ -37,7 +37,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const PARENT: &str = "berth-sandbox-example";
 const START_FAILED: u8 = 125;
 
-fn main() -> ExitCode {
+/// See the top of this file.
+pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {

@@ -27,7 +27,7 @@ pub use self::{
     stats::{BlkioEntry, Cpu, Memory, Pids, Stats},
     support::{Support, support},
 };
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, error::Context};
 
 /// A container's directories in the cgroup hierarchies. Cheap to clone and to keep: it holds paths, no descriptors.
 ///
@@ -98,21 +98,20 @@ impl Cgroup {
         self.v2().map(|d| d.path.as_path())
     }
 
-    /// Moves the calling thread, the only one of its process, into it; where the kernel did so at its creation (`cloned`
-    /// into the v2 directory) nothing is done.
-    ///
-    /// A thread that moves itself through `tasks` does not wait for a grace period, unlike one that is moved through
-    /// `cgroup.procs` of v1.
-    pub(crate) fn join(&self, cloned: bool) -> Result<()> {
-        for dir in &self.dirs {
+    /// Opens the ways into it. The kernel checks the rights of who opened them, so this comes before rights are given up.
+    pub(crate) fn entrances(&self) -> Result<Entrances> {
+        let open = |dir: &Dir| {
             let file = match dir.version {
                 Version::V1 => "tasks",
-                Version::V2 if cloned => continue,
                 Version::V2 => "cgroup.procs",
             };
-            dir.write(file, "0")?;
-        }
-        Ok(())
+            let path = dir.path.join(file);
+            Ok((
+                dir.version,
+                open_write(&path).context(|| format!("cannot open {}", path.display()))?,
+            ))
+        };
+        self.dirs.iter().map(open).collect::<Result<_>>().map(Entrances)
     }
 
     /// Whether some hierarchy of this host is v1.
@@ -160,6 +159,27 @@ impl Cgroup {
 
     fn v2(&self) -> Option<&Dir> {
         self.dirs.iter().find(|d| d.version == Version::V2)
+    }
+}
+
+/// The ways into a cgroup.
+#[derive(Debug)]
+pub(crate) struct Entrances(Vec<(Version, File)>);
+
+impl Entrances {
+    /// Moves the calling thread, the only one of its process, into the cgroup; with `cloned`, the kernel has put it into
+    /// the v2 directory already.
+    ///
+    /// A thread that moves itself through `tasks` does not wait for a grace period, unlike one that is moved through
+    /// `cgroup.procs` of v1.
+    pub(crate) fn enter(&self, cloned: bool) -> Result<()> {
+        for (version, mut file) in self.0.iter().map(|(v, f)| (*v, f)) {
+            if version == Version::V2 && cloned {
+                continue;
+            }
+            file.write_all(b"0").context(|| "cannot enter the cgroup")?;
+        }
+        Ok(())
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    cgroup::Entrances,
     error::Context,
     sys::{clone, process as own, shared::SharedMessage},
 };
@@ -42,6 +43,7 @@ struct Plan<'a> {
     mounts: Vec<Planned>,
     host_nodes: Option<HostNodes>,
     filter: Option<Filter>,
+    entrances: Entrances,
     init: bool,
 }
 
@@ -68,6 +70,7 @@ impl<'a> Plan<'a> {
             mounts: mounts::plan(spec, options.cgroup)?,
             host_nodes,
             filter: Filter::of(spec)?,
+            entrances: options.cgroup.entrances()?,
             init: init.is_some_and(|v| v == "true"),
         })
     }
@@ -161,6 +164,11 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
     let mut sandbox = Sandbox::waiting(pid, pidfd, ours, report);
     left?;
 
+    if let Some(score) = plan.process.oom_score_adj() {
+        // From here, as root of a user namespace may not do it.
+        std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+            .context(|| format!("cannot set oom_score_adj to {score}"))?;
+    }
     if plan.namespaces.new_user {
         namespaces::map_ids(pid, spec)?;
         let told = sandbox.channel()?.send(Message::Mapped, None);
@@ -186,7 +194,7 @@ fn inside(
         become_root()?;
     }
     plan.namespaces.join()?;
-    plan.options.cgroup.join(cloned)?;
+    plan.entrances.enter(cloned)?;
     if plan.namespaces.new_cgroup {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
             .context(|| "cannot make a cgroup namespace")?;
@@ -279,10 +287,6 @@ fn prepare_root(plan: &mut Plan<'_>, stdio: Stdio) -> Result<(Root, Proc, Stream
         Some(proc) => Proc::of(proc)?,
         None => Proc::new()?,
     };
-    if let Some(score) = plan.process.oom_score_adj() {
-        proc.write("self/oom_score_adj", &score.to_string())
-            .context(|| format!("cannot set oom_score_adj to {score}"))?;
-    }
     let linux = spec.linux().as_ref();
     if let Some(parameters) = linux.and_then(|l| l.sysctl().as_ref()) {
         proc.set_parameters(parameters, &plan.namespaces)?;

@@ -201,7 +201,7 @@ impl Terminal {
     pub fn show_as_console(&self, root: &Root) -> Result<()> {
         let message = || "cannot show the terminal as /dev/console";
         let path = Path::new("/dev/console");
-        let plain = |root: &Root| root.open_plain(path, OFlags::PATH | OFlags::NOFOLLOW);
+        let plain = |root: &Root| root.open_plain(path, OFlags::PATH);
         let target = match plain(root) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let (parent, name) = root.make_parent(path).context(message)?;

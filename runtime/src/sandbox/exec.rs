@@ -135,7 +135,7 @@ impl Inside<'_> {
         report: &SharedMessage,
     ) -> Result<Infallible, StartError> {
         own::reset_signals().context(|| "cannot reset the signals")?;
-        self.options.cgroup.join(self.cloned)?;
+        self.options.cgroup.entrances()?.enter(self.cloned)?;
         super::join_keyring(self.options.id)?;
         let proc = self.proc()?;
         let new_user = namespaces::join_all(self.target)?;
@@ -165,7 +165,7 @@ impl Inside<'_> {
             .context(|| "the engine gave up")?;
         // Everything else is closed for good: what owned it is never used or dropped again, as this process ends here.
         own::close_all_but(&[channel.number()]).context(|| "cannot close the engine's files")?;
-        hand_over(&settled, channel, report)
+        process::end_with(report, || hand_over(&settled, channel, report))
     }
 
     /// The engine's procfs, if something is to be set through it; done before the namespaces are joined, in which no new

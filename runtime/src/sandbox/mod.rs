@@ -50,7 +50,7 @@ use crate::{
     Result,
     cgroup::Cgroup,
     error::Context,
-    sys::{process as own, shared::SharedMessage},
+    sys::{pidfd::send_signal, process as own, shared::SharedMessage},
 };
 
 /// Annotation of the specification: run a minimal init as the first process (`true`), which starts the program,
@@ -179,8 +179,10 @@ impl Sandbox {
     /// # Errors
     /// [`Kind::Internal`](crate::Kind::Internal) if the kernel refuses.
     pub fn kill(&self, signal: Signal) -> Result<()> {
-        own::send_signal(&self.pidfd, signal as i32)
-            .context(|| format!("cannot send {signal} to process {}", self.pid))
+        match send_signal(self.pidfd(), signal as i32) {
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            other => other.context(|| format!("cannot send {signal} to process {}", self.pid)),
+        }
     }
 
     fn channel(&self) -> Result<&Channel, StartError> {
@@ -212,7 +214,7 @@ impl Sandbox {
     /// Ends and reaps the process.
     fn end(&self) -> Option<WaitStatus> {
         // One that has ended is fine, anything else would show in the waiting below.
-        let _ = own::send_signal(&self.pidfd, libc::SIGKILL);
+        let _ = send_signal(self.pidfd(), libc::SIGKILL);
         self.reap()
     }
 

@@ -274,17 +274,14 @@ fn attach_one(mount: Planned, root: &Root) -> Result<OwnedFd, StartError> {
 fn failure(destination: &Path, source: Option<&Path>, error: io::Error) -> StartError {
     let destination = destination.display();
     let what = source.map_or_else(String::new, |s| format!("{:?} ", s.display().to_string()));
-    let message = format!(
-        "error mounting {what}to rootfs at {:?}: {error}",
-        destination.to_string()
-    );
+    let message = format!("error mounting {what}to rootfs at {:?}", destination.to_string());
     if error.raw_os_error() == Some(libc::ENOTDIR) {
         return StartError::not_found(format!(
             "{message}: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the \
             specified host path exists and is the expected type"
         ));
     }
-    StartError::other(message)
+    StartError::other(format!("{message}: {error}"))
 }
 
 /// Finds, or makes, what `mount` is attached to.
@@ -305,13 +302,21 @@ fn target(mount: &Planned, root: &Root) -> Result<OwnedFd, StartError> {
     let target = root
         .make(destination, last)
         .map_err(|e| failure(destination, source, e))?;
+    let data = rustix::fs::fstat(&target).map_err(|e| failure(destination, source, e.into()))?;
+    if rustix::fs::FileType::from_raw_mode(data.st_mode).is_dir() != (last == Make::Directory) {
+        return Err(failure(
+            destination,
+            source,
+            io::Error::from_raw_os_error(libc::ENOTDIR),
+        ));
+    }
     let place = destination.to_str().unwrap_or_default();
     if matches!(place, "/proc" | "/sys" | "/dev") {
         require_plain(mount, root)?;
     }
     match tree {
         Some(tree) => check_bind(place, source, tree, &target)?,
-        None if mount.kind == "proc" || place.starts_with("/proc/") => {}
+        None if mount.kind == "proc" && !place.starts_with("/proc/") => {}
         None => refuse_proc(place, &target)?,
     }
     Ok(target)

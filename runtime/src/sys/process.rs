@@ -7,17 +7,27 @@ use std::{
     ptr,
 };
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow};
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 /// Gives every signal its default disposition and blocks none: execve(2) resets handlers, but neither what is ignored
 /// nor the mask.
 pub(crate) fn reset_signals() -> io::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    let default = libc::sigaction::from(default);
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default disposition runs no code of ours. SIGKILL, SIGSTOP and glibc's own two are refused, which
-        // is fine: they cannot have been changed.
-        unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
+    /// `struct sigaction` as the kernel has it: all zero means the default. The C library's function would spare the two
+    /// signals that it keeps for itself, which may have come ignored.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const SET_SIZE: usize = 8;
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads a struct of at most this size; the default disposition runs no code of ours. SIGKILL
+        // and SIGSTOP are refused, which is fine: they cannot have been changed.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                ptr::null_mut::<u8>(),
+                SET_SIZE,
+            )
+        };
     }
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
@@ -180,23 +190,4 @@ pub(crate) fn loopback_up() -> io::Result<()> {
 pub(crate) fn adopt(fd: RawFd) -> OwnedFd {
     // SAFETY: by the caller's word nobody else owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-/// Sends `signal` by pidfd; a process that has ended is no error.
-pub(crate) fn send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
-    // SAFETY: only numbers and a null pointer are passed.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            ptr::null::<u8>(),
-            0,
-        )
-    };
-    match io::Error::last_os_error() {
-        _ if result == 0 => Ok(()),
-        e if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        e => Err(e),
-    }
 }
