@@ -16,6 +16,7 @@ use std::{
 
 use berth_runtime::{Error, Result, error::Context};
 use nix::{
+    errno::Errno,
     sys::{
         socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
         stat::{FchmodatFlags, Mode, fchmod, fchmodat},
@@ -110,7 +111,11 @@ fn clear(path: &Path) -> Result<()> {
 /// The group's number: of the name or number given, else of `docker`, else the engine's own.
 fn gid(group: Option<&str>) -> Result<Gid> {
     let name = group.unwrap_or(DEFAULT_GROUP);
-    let found = Group::from_name(name).context(|| format!("cannot look up group {name}"))?;
+    let found = match Group::from_name(name) {
+        // getgrnam_r(3): how a host without a group file says that there is none.
+        Err(Errno::ENOENT) => None,
+        found => found.context(|| format!("cannot look up group {name}"))?,
+    };
     match (found, group) {
         (Some(found), _) => Ok(found.gid),
         (None, Some(name)) if name != DEFAULT_GROUP => match name.parse() {
