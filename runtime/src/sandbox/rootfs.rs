@@ -27,7 +27,7 @@ use crate::{
 pub(super) enum Source {
     /// A mount attached nowhere.
     Detached(OwnedFd),
-    /// An overlay for kernels before 6.5, whose fsconfig(2) cannot take it: it is mounted the old way on its own upper
+    /// An overlay for kernels before 6.7, whose fsconfig(2) cannot take it: it is mounted the old way on its own upper
     /// (or lowest) directory, in the sandbox's mount namespace.
     OldOverlay { target: PathBuf, data: String },
 }
@@ -64,6 +64,9 @@ pub(super) fn overlay_of(spec: &Spec) -> Option<&Mount> {
 
 fn overlay_root(mount: &Mount) -> Result<Source> {
     let options = Options::of(mount)?;
+    if !knows_layers() {
+        return Ok(old_overlay(mount, &options));
+    }
     let filesystem = NewFilesystem::open("overlay")?;
     filesystem.set("source", Some("overlay"))?;
     for (key, value) in &options.data {
@@ -71,17 +74,9 @@ fn overlay_root(mount: &Mount) -> Result<Source> {
         match (key.as_str(), value) {
             ("lowerdir", Some(list)) => {
                 for layer in split_layers(list) {
-                    match filesystem.try_set("lowerdir+", Some(&layer)) {
-                        Err(e) if e.raw_os_error() == Some(libc::EINVAL) && !knows_layers() => {
-                            return Ok(old_overlay(mount, &options));
-                        }
-                        Err(e) => {
-                            return Err(
-                                Error::internal(format!("cannot use {layer} as a layer")).caused_by(e)
-                            );
-                        }
-                        Ok(()) => {}
-                    }
+                    filesystem
+                        .try_set("lowerdir+", Some(&layer))
+                        .context(|| format!("cannot use {layer} as a layer"))?;
                 }
             }
             _ => filesystem.set(key, value)?,
@@ -93,13 +88,14 @@ fn overlay_root(mount: &Mount) -> Result<Source> {
     ))
 }
 
-/// Whether overlayfs takes layers one by one: since Linux 6.5.
+/// Whether overlayfs takes layers one by one: since Linux 6.7. Before, fsconfig(2) may accept the option, and the mount
+/// fails later.
 fn knows_layers() -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut parts = release
         .split(['.', '-'])
         .map(|p| p.parse::<u32>().unwrap_or_default());
-    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) >= (6, 5)
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) >= (6, 7)
 }
 
 fn old_overlay(mount: &Mount, options: &Options) -> Source {
