@@ -16,8 +16,9 @@ use super::rotate::rotated;
 /// How much is read at once where only newlines are counted, in bytes.
 const BLOCK: usize = 64 * 1024;
 
-/// Device and inode of a file.
-type Identity = (u64, u64);
+/// Device, inode and time of birth (nanoseconds since the epoch; 0 if the file system has none) of a file. The last
+/// tells it from a later file that got the number of one long gone.
+type Identity = [u64; 3];
 
 /// One file of a log, open.
 #[derive(Debug)]
@@ -87,12 +88,9 @@ impl LogFile {
         self.file().metadata()?.modified()
     }
 
-    /// Whether both hold the same entries: as one file, or as a file and what it was compressed to. The time, which
-    /// they have in common, tells the latter from a later file that got the number of one long gone.
+    /// Whether both hold the same entries: as one file, or as a file and what it was compressed to.
     fn is_same(&self, other: &Self) -> bool {
-        let made_from = |a: &Self, b: &Self| {
-            a.origin == Some(b.identity) && matches!((a.modified(), b.modified()), (Ok(a), Ok(b)) if a == b)
-        };
+        let made_from = |a: &Self, b: &Self| b.origin.is_none() && a.origin == Some(b.identity);
         self.identity == other.identity || made_from(self, other) || made_from(other, self)
     }
 
@@ -122,23 +120,30 @@ impl LogFile {
 }
 
 fn identity(metadata: &Metadata) -> Identity {
-    (metadata.dev(), metadata.ino())
+    let born = metadata
+        .created()
+        .ok()
+        .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let born = born.and_then(|at| u64::try_from(at.as_nanos()).ok());
+    [metadata.dev(), metadata.ino(), born.unwrap_or(0)]
 }
+
+/// A gzip extra field: two letters of identification, the length, the content (RFC 1952, 2.3.1.1).
+const ORIGIN: &[u8] = b"BL\x18\0";
 
 /// What the header of a compressed file says about the file it was made from.
 pub(super) fn write_origin(metadata: &Metadata) -> Vec<u8> {
-    let (device, inode) = identity(metadata);
-    // A gzip extra field: two letters of identification, the length, the content (RFC 1952, 2.3.1.1).
-    let mut extra = b"BL\x10\0".to_vec();
-    extra.extend_from_slice(&device.to_le_bytes());
-    extra.extend_from_slice(&inode.to_le_bytes());
-    extra
+    [ORIGIN, identity(metadata).map(u64::to_le_bytes).as_flattened()].concat()
 }
 
 fn read_origin(extra: &[u8]) -> Option<Identity> {
-    let (device, inode) = extra.strip_prefix(b"BL\x10\0")?.split_at_checked(8)?;
-    let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
-    Some((number(device)?, number(inode)?))
+    let numbers = extra.strip_prefix(ORIGIN)?;
+    let number = |n: usize| {
+        Some(u64::from_le_bytes(
+            numbers.get(n * 8..n * 8 + 8)?.try_into().ok()?,
+        ))
+    };
+    Some([number(0)?, number(1)?, number(2)?])
 }
 
 impl Read for LogFile {

@@ -119,7 +119,7 @@ fn compress(path: &Path) -> io::Result<()> {
     let mut encoder = header.write(target, Compression::fast());
     let done = io::copy(&mut source, &mut encoder)
         .and_then(|_| encoder.finish())
-        // By origin and time a reader knows that it holds what the plain file held.
+        // A reader goes by it to tell whether the file is of interest.
         .and_then(|target| target.set_modified(origin.modified()?));
     if let Err(e) = done {
         let _ = fs::remove_file(&temporary);

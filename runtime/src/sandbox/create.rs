@@ -142,13 +142,15 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
     super::hide_memory()?;
     let report = SharedMessage::new().context(|| "cannot share memory with the new process")?;
     let (ours, theirs) = Channel::pair().context(|| "cannot make a channel to the new process")?;
-    let mut stdio = Some(stdio);
+    let (mut ours, mut stdio) = (Some(ours), Some(stdio));
 
     let directory = options.cgroup.v2_path().map(File::open).transpose();
     let directory = directory.context(|| "cannot open the cgroup's directory")?;
     let pid_namespace = PidNamespace::enter(plan.namespaces.joined_pid.as_ref())?;
     let flags = plan.namespaces.flags;
     let mut body = |cloned| -> i32 {
+        // The new process's copy of our end would keep it from noticing that we have died.
+        ours = None;
         process::end_with(&report, || {
             inside(&mut plan, stdio.take(), cloned, &theirs, &report)
         })
@@ -161,6 +163,7 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
     let left = pid_namespace.map_or(Ok(()), PidNamespace::leave);
     let (pid, pidfd) = child.context(|| "cannot create the namespaces (clone3)")?;
     drop(theirs);
+    let ours = ours.ok_or_else(|| Error::internal("the channel to the new process is gone"))?;
     let mut sandbox = Sandbox::waiting(pid, pidfd, ours, report);
     left?;
 

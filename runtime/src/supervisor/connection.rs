@@ -2,6 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
+    net::Shutdown,
     os::unix::net::UnixStream,
     time::Instant,
 };
@@ -19,6 +20,15 @@ use crate::{Error, Result};
 
 /// Events that a control connection may leave unread, in bytes. Beyond that it is closed; a new one starts with the state.
 const MAX_UNREAD: usize = 64 * 1024;
+
+/// Ends a connection so that the other side reads to the end what it was sent. With bytes of it unread here, closing
+/// would make that a reset.
+pub(super) fn part(socket: &UnixStream) {
+    // Broken connections need no farewell.
+    let _ = socket.shutdown(Shutdown::Both);
+    let mut unread = [0; 4096];
+    while let Ok(1..) = recv(socket, &mut unread, RecvFlags::DONTWAIT).map(|(length, _)| length) {}
+}
 
 /// A connection that has not said yet what it is. Its socket is non-blocking.
 #[derive(Debug)]

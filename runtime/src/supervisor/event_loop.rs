@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::{
-    connection::{Greeted, Greeting, Peer},
+    connection::{Greeted, Greeting, Peer, part},
     process::{Phase, Supervisor, failed, failure, never_ran},
     protocol::{Event, Hello, Request, RequestLine, StreamReply, encode_line},
     session::Session,
@@ -111,7 +111,13 @@ impl Supervisor {
         }
         self.execs.retain(|e| !e.is_over());
         let exited = matches!(self.phase, Phase::Exited(_));
-        self.peers.retain(|p| !p.is_gone() && (p.lags() || !exited));
+        self.peers.retain(|peer| {
+            let stays = !peer.is_gone() && (peer.lags() || !exited);
+            if !stays {
+                part(&peer.socket);
+            }
+            stays
+        });
         self.greetings
             .retain(|g| !g.over && now.duration_since(g.since) < PATIENCE);
     }
@@ -235,7 +241,7 @@ impl Supervisor {
         };
         match greeted {
             Greeted::Waiting | Greeted::Gone => {}
-            Greeted::Malformed(e) => refuse(socket, &e),
+            Greeted::Malformed(e) => refuse(&socket, &e),
             Greeted::Hello(Hello::Control {}) => {
                 let mut peer = Peer::new(socket);
                 peer.send(&Event::State(self.snapshot()));
@@ -276,14 +282,19 @@ impl Supervisor {
     }
 
     fn request(&mut self, index: usize, RequestLine { id, request }: RequestLine) {
-        if let Request::Start {} = request {
-            return self.start_request(index, id);
-        }
-        let event = match self.carry_out(request) {
-            Ok(()) => Event::Done { id },
+        let event = match self.carry_out(index, id, request) {
+            Ok(true) => return,
+            Ok(false) => Event::Done { id },
             Err(e) => failed(id, &e, 0),
         };
         self.reply(index, &event);
+    }
+
+    fn abort_request(&mut self, index: usize, id: u64) -> Result<()> {
+        let status = self.abort()?;
+        self.reply(index, &Event::Done { id });
+        self.announce(status);
+        Ok(())
     }
 
     fn start_request(&mut self, index: usize, id: u64) {
@@ -305,33 +316,30 @@ impl Supervisor {
         }
     }
 
-    fn carry_out(&mut self, request: Request) -> Result<()> {
+    /// Whether the request has been answered already.
+    fn carry_out(&mut self, index: usize, id: u64, request: Request) -> Result<bool> {
         if matches!(self.phase, Phase::Exited(_)) {
             return Err(Error::new(Kind::Conflict, "the container has ended"));
         }
         match request {
-            Request::Start {} => Ok(()),
-            Request::Abort {} => self.abort(),
-            Request::KillAll {} => self.cgroup.kill_all(),
-            Request::Signal { number, exec: None } => self.main.signal(number),
-            Request::Signal {
-                number,
-                exec: Some(name),
-            } => self.find_exec(&name)?.session.signal(number),
-            Request::Resize {
-                width,
-                height,
-                exec: None,
-            } => self.main.resize(width, height),
-            Request::Resize {
-                width,
-                height,
-                exec: Some(name),
-            } => self.find_exec(&name)?.session.resize(width, height),
-            Request::CloseStdin {} => {
-                self.main.streams.input.close();
-                Ok(())
+            Request::Start {} => {
+                self.start_request(index, id);
+                return Ok(true);
             }
+            Request::Abort {} => return self.abort_request(index, id).map(|()| true),
+            Request::KillAll {} => self.cgroup.kill_all()?,
+            Request::Signal { number, exec } => self.named(exec.as_deref())?.signal(number)?,
+            Request::Resize { width, height, exec } => self.named(exec.as_deref())?.resize(width, height)?,
+            Request::CloseStdin {} => self.main.streams.input.close(),
+        }
+        Ok(false)
+    }
+
+    /// The exec of that name, or the container itself.
+    fn named(&mut self, exec: Option<&str>) -> Result<&mut Session> {
+        match exec {
+            None => Ok(&mut self.main),
+            Some(name) => self.find_exec(name).map(|exec| &mut exec.session),
         }
     }
 
@@ -386,8 +394,9 @@ fn answer(mut socket: &UnixStream, reply: &StreamReply) -> bool {
 }
 
 /// The other side may be gone already; then there is nobody to tell.
-fn refuse(socket: UnixStream, error: &Error) {
-    answer(&socket, &StreamReply::Failed(failure(error, 0)));
+fn refuse(socket: &UnixStream, error: &Error) {
+    answer(socket, &StreamReply::Failed(failure(error, 0)));
+    part(socket);
 }
 
 fn timespec(duration: Duration) -> Timespec {

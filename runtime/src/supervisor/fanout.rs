@@ -17,7 +17,7 @@ use rustix::{
     net::{SendAncillaryBuffer, SendFlags, sendmsg},
 };
 
-use super::{backlog::Backlog, protocol::Streams};
+use super::{backlog::Backlog, connection::part, protocol::Streams};
 use crate::log::Stream;
 
 /// Settings of a [`Fanout`].
@@ -246,7 +246,11 @@ impl Fanout {
             let waiting = client.lags() && (blocked || finished || client.until.is_some());
             let stalled = waiting && stall.is_some_and(|s| now.duration_since(client.progress) >= s);
             let done = (finished || client.until.is_some()) && !client.lags();
-            !(client.gone || stalled || done)
+            let stays = !(client.gone || stalled || done);
+            if !stays {
+                part(&client.socket);
+            }
+            stays
         });
         if self.backlog.written() > 0 {
             let needed = self.clients.iter().filter_map(|c| c.position).min();

@@ -34,7 +34,7 @@ use crate::{
     error::Context,
     log::Writer,
     sandbox::{self, Options, StartError, Stdio},
-    sys::{heap, pages::Pages},
+    sys::{memory, pages::Pages, title},
 };
 
 /// Size of the one buffer through which everything is read, in bytes; also the capacity of a pipe.
@@ -57,6 +57,10 @@ pub(super) fn run(bundle: &Path, mut control: UnixStream) -> Result<()> {
         return Ok(());
     }
     let config = SupervisorConfig::load(bundle);
+    if let Ok(config) = &config {
+        // What `ps` shows is not worth failing for.
+        let _ = title::set(&format!("berth-super {}", config.id));
+    }
     let exit_file = config
         .as_ref()
         .map_or_else(|_| "exit.json".into(), |c| c.exit_file.clone());
@@ -309,18 +313,17 @@ impl Supervisor {
         Ok(now)
     }
 
-    /// Ends a container that was not started.
+    /// Ends a container that was not started, and gives the status that is then to be announced.
     ///
     /// # Errors
     /// A conflict if it was.
-    pub fn abort(&mut self) -> Result<()> {
+    pub fn abort(&mut self) -> Result<ExitStatus> {
         if !matches!(self.phase, Phase::Created) {
             return Err(Error::conflict("the container has been started already"));
         }
         self.cgroup.kill_all()?;
         let error = StartError::other("the container was not started");
-        self.finish(never_ran(&error));
-        Ok(())
+        Ok(self.wind_up(never_ran(&error)))
     }
 
     /// The container's first process has ended.
@@ -332,7 +335,7 @@ impl Supervisor {
         let error = started_at
             .is_none()
             .then(|| "the container ended before it was started".to_owned());
-        self.finish(ExitStatus {
+        let status = self.wind_up(ExitStatus {
             pid: self.pid(),
             exit_code: ending.exit_code,
             signal: ending.signal,
@@ -341,10 +344,6 @@ impl Supervisor {
             finished_at: Timestamp::now(),
             error,
         });
-    }
-
-    fn finish(&mut self, status: ExitStatus) {
-        let status = self.wind_up(status);
         self.announce(status);
     }
 
@@ -413,7 +412,8 @@ impl Supervisor {
             exec.session.rest();
         }
         self.buffer.discard();
-        heap::trim();
+        memory::trim_heap();
+        memory::trim_stack();
     }
 }
 

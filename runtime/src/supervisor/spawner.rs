@@ -36,6 +36,7 @@ use super::process;
 use crate::{
     Error, Kind, Result,
     error::Context,
+    sandbox,
     sys::{fork, signals, title},
 };
 
@@ -43,7 +44,7 @@ use crate::{
 const MAX_PATH: usize = 4096;
 
 /// Signals that end neither the spawner nor a supervisor, whoever sends them to their process group.
-const SHRUGGED_OFF: [Signal; 8] = [
+const SHRUGGED_OFF: [Signal; 9] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -52,6 +53,7 @@ const SHRUGGED_OFF: [Signal; 8] = [
     Signal::SIGALRM,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGXFSZ,
 ];
 
 /// The engine's handle on its spawner. Dropping it ends the spawner; the supervisors stay.
@@ -193,6 +195,10 @@ fn serve(socket: OwnedFd) -> io::Result<()> {
     chld.add(Signal::SIGCHLD);
     chld.thread_set_mask()?;
     let children = SignalFd::with_flags(&chld, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    // What `ps` shows is not worth failing for.
+    let _ = title::set("berth-spawner");
+    // What cannot be computed ahead is computed, and complained about, by each supervisor.
+    let _ = sandbox::warm_up();
     let mut path = [0u8; MAX_PATH];
     loop {
         let mut fds = [
@@ -250,8 +256,6 @@ fn settle(keep: OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
     let keep = fork::close_all_but(keep)?;
     setsid()?;
     prctl::set_name(name)?;
-    // A title is for people; nothing depends on it.
-    let _ = title::set(&name.to_string_lossy());
     prctl::set_dumpable(false)?;
     nix::unistd::chdir("/")?;
     umask(Mode::from_bits_truncate(0o022));

@@ -3,7 +3,7 @@
 pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod fork;
-pub(crate) mod heap;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod pages;
 pub(crate) mod pidfd;
