@@ -3,11 +3,11 @@
 # The engine stays; the last lines tell how to go on and how to end it.
 #
 #   BERTHD   a berthd that is already built
-#   SOCKET   where to listen (default /run/berth/berth.sock)
+#   SOCKET   where to listen (default /run/berth.sock)
 #   FLAGS    further flags of berthd, such as --data-root DIR
 set -euo pipefail
 cd "$(dirname "$0")/.."
-socket=${SOCKET:-/run/berth/berth.sock}
+socket=${SOCKET:-/run/berth.sock}
 
 fail() {
     echo "$*" >&2
@@ -35,7 +35,7 @@ if curl -sf --max-time 5 --unix-socket "$socket" http://localhost/_ping >/dev/nu
     pid=
 else
     mkdir -p "$(dirname "$socket")"
-    log=$(dirname "$socket")/berthd.log
+    log=${LOG:-${socket%.sock}.log}
     # shellcheck disable=SC2086 # several flags
     setsid "$BERTHD" --host "unix://$socket" ${FLAGS:-} >"$log" 2>&1 </dev/null &
     pid=$!

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use berth_runtime::{Error, Result};
 
 /// What `unix://` without a path means.
-pub const DEFAULT_SOCKET: &str = "/run/berth/berth.sock";
+pub const DEFAULT_SOCKET: &str = "/run/berth.sock";
 /// Port of a TCP address without one, in the clear.
 const PLAIN_PORT: u16 = 2375;
 /// Port of a TCP address without one, under TLS.

@@ -160,7 +160,7 @@ impl Config {
             hosts: settings
                 .hosts
                 .filter(|h| !h.is_empty())
-                .unwrap_or_else(|| vec![Host::Unix(exec_root.join("berth.sock"))]),
+                .unwrap_or_else(|| vec![Host::default()]),
             data_root,
             exec_root,
             pidfile,
@@ -339,8 +339,6 @@ mod tests {
         assert_eq!(config.instance, "berth");
         assert_eq!(config.cgroup_parent, "/berth");
         assert_eq!(config.pidfile, Path::new("/run/berth/berthd.pid"));
-        let elsewhere = load(&["--exec-root=/e"]).unwrap();
-        assert_eq!(elsewhere.hosts, [Host::Unix("/e/berth.sock".into())]);
         assert_eq!(config.tls, None);
         assert!(!config.debug());
     }

@@ -46,7 +46,7 @@ pub enum LogFormat {
 #[serde(rename_all = "kebab-case", default)]
 pub struct Settings {
     /// Address to listen on: unix:///path, tcp://host:port or fd:// (repeatable)
-    /// [default: the unix socket berth.sock in the exec root]
+    /// [default: unix:///run/berth.sock]
     #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
     #[serde(with = "hosts")]
     pub hosts: Option<Vec<Host>>,
