@@ -1,0 +1,56 @@
+# Limits on a host whose controllers are all of cgroup v2. Runs inside the virtual machine of vm.sh:
+#
+#   tests/vm.sh tests/cgroup2.sh target/debug/berthd "$(command -v docker)"
+#
+# Prints a line for each thing that holds, stops with status 1 at the first that does not.
+check() { # WHAT EXPECTED ACTUAL
+  if [ "$2" = "$3" ]; then
+    echo "ok: $1"
+  else
+    echo "FAILED: $1: expected '$2', got '$3'"
+    cat /tmp/berth.log
+    exit 1
+  fi
+}
+
+mkdir -p /tmp/image/bin
+cp /bin/busybox /tmp/image/bin/
+for applet in sh cat tail mknod sleep; do ln -s busybox "/tmp/image/bin/$applet"; done
+
+berthd --data-root /tmp/data --exec-root /tmp/exec --host unix:///tmp/berth.sock --instance vm >/tmp/berth.log 2>&1 &
+engine=$!
+export DOCKER_HOST=unix:///tmp/berth.sock
+tries=0
+until docker version >/dev/null 2>&1; do
+  tries=$((tries + 1))
+  kill -0 $engine && [ $tries -lt 60 ] || check "the engine starts" yes "$(cat /tmp/berth.log)"
+  sleep 0.5
+done
+tar -C /tmp/image -c . | docker import - busybox:latest >/dev/null
+run="docker run --rm --network none"
+
+check "the version is told" 2 "$(docker info --format '{{.CgroupVersion}}')"
+check "a container has a namespace of its own" 0::/ "$($run busybox cat /proc/self/cgroup)"
+check "memory" 33554432 "$($run --memory 32m busybox cat /sys/fs/cgroup/memory.max)"
+check "swap is as much again" 33554432 "$($run --memory 32m busybox cat /sys/fs/cgroup/memory.swap.max)"
+check "quota" "50000 100000" "$($run --cpus 0.5 busybox cat /sys/fs/cgroup/cpu.max)"
+check "shares become a weight" 59 "$($run --cpu-shares 512 busybox cat /sys/fs/cgroup/cpu.weight 2>/dev/null)"
+check "processors" 1 "$($run --cpuset-cpus 1 busybox cat /sys/fs/cgroup/cpuset.cpus)"
+check "processes" 20 "$($run --pids-limit 20 busybox cat /sys/fs/cgroup/pids.max)"
+check "the hierarchy is read-only" 1 "$($run busybox sh -c 'echo 0 > /sys/fs/cgroup/cgroup.freeze' 2>/dev/null; echo $?)"
+check "a device can be made and not opened" "made refused" \
+  "$($run busybox sh -c 'mknod /k c 1 1 && echo -n "made "; cat /k 2>/dev/null || echo refused')"
+check "a device that is given can be opened" given \
+  "$($run --device /dev/kmsg busybox sh -c ': < /dev/kmsg && echo given')"
+docker run --name hungry --network none --memory 16m busybox tail /dev/zero >/dev/null 2>&1
+check "too much memory is the end" "true 137" "$(docker inspect --format '{{.State.OOMKilled}} {{.State.ExitCode}}' hungry)"
+docker run -d --name idle --network none busybox sleep 1000 >/dev/null
+docker pause idle >/dev/null
+check "pause freezes" 1 "$(cat /sys/fs/cgroup/vm/*/cgroup.freeze)"
+docker unpause idle >/dev/null
+check "unpause thaws" 0 "$(cat /sys/fs/cgroup/vm/*/cgroup.freeze)"
+docker update --memory 64m --memory-swap 64m idle >/dev/null
+check "limits change while a container runs" 67108864 "$(cat /sys/fs/cgroup/vm/*/memory.max)"
+docker rm -f idle hungry >/dev/null
+check "nothing is left" "" "$(find /sys/fs/cgroup/vm -mindepth 1 -type d)"
+echo "all checks passed"

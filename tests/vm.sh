@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Boots a small virtual machine whose kernel has every cgroup v2 controller, runs a script in it, prints what it printed.
+#
+#   tests/vm.sh SCRIPT [FILE...]
+#
+# SCRIPT runs as root in the machine under busybox sh; each FILE is at /bin there, with the libraries it needs. Exits with
+# the script's status. The kernel is Debian's cloud kernel, fetched with apt-get and unpacked under target/vm; nothing is installed.
+set -euo pipefail
+
+script=$(realpath "$1")
+shift
+work=$(realpath -m "${VM_DIR:-target/vm}")
+mkdir -p "$work"
+
+# The newest cloud kernel of the distribution, unpacked once.
+if ! compgen -G "$work/kernel/boot/vmlinuz-*" >/dev/null; then
+  package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ {print $2; exit}')
+  (cd "$work" && apt-get download -qq "$package" && dpkg -x "${package}"_*.deb kernel)
+fi
+kernel=$(compgen -G "$work/kernel/boot/vmlinuz-*" | tail -n 1)
+
+root=$(mktemp -d "$work/root.XXXXXX")
+trap 'rm -rf "$root"' EXIT
+mkdir -p "$root"/{bin,proc,sys,dev,tmp,run,var,etc,modules,newroot,lib64}
+cp /bin/busybox "$root/bin/busybox"
+cp "$script" "$root/script"
+find "$work/kernel/lib/modules" \( -name overlay.ko -o -name configs.ko \) -exec cp {} "$root/modules/" \;
+for file in "$@"; do
+  cp "$file" "$root/bin/"
+  # Shared libraries by the paths that the program loads them from; a static program has none.
+  { ldd "$file" 2>/dev/null | grep -oE '/[^ ]+' || true; } | while read -r library; do
+    mkdir -p "$root$(dirname "$library")"
+    cp -L "$library" "$root$library"
+  done
+done
+
+cat >"$root/init" <<'INIT'
+#!/bin/busybox sh
+# First stage: a container's root cannot be pivoted away from the initial ramfs, so everything moves to a tmpfs.
+/bin/busybox --install -s /bin
+mount -t tmpfs -o size=90% tmpfs /newroot
+for entry in bin etc lib lib64 usr modules script tmp var run root; do
+  [ -e "/$entry" ] && cp -a "/$entry" /newroot/
+done
+mkdir -p /newroot/proc /newroot/sys /newroot/dev
+cp /second /newroot/second
+exec switch_root /newroot /second
+INIT
+cat >"$root/second" <<'SECOND'
+#!/bin/busybox sh
+export PATH=/bin HOME=/
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ip link set lo up
+for module in /modules/*.ko; do [ -e "$module" ] && insmod "$module"; done
+echo root:x:0:0:root:/:/bin/sh >/etc/passwd
+echo root:x:0: >/etc/group
+sh /script
+echo "vm-status $?"
+poweroff -f
+SECOND
+chmod +x "$root/init" "$root/second"
+(cd "$root" && find . | cpio -o -H newc --quiet) >"$work/initramfs.$$"
+
+# Emulated: the machine needs no virtualisation of its host.
+output="$work/console.$$"
+timeout "${VM_TIMEOUT:-300}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m "${VM_MEMORY:-1536}" \
+  -kernel "$kernel" -initrd "$work/initramfs.$$" -append "console=ttyS0 quiet panic=-1" \
+  -nographic -no-reboot -nic none | tr -d '\r' | tee "$output"
+rm -f "$work/initramfs.$$"
+status=$(grep -oE '^vm-status [0-9]+' "$output" | tail -n 1 | cut -d' ' -f2)
+rm -f "$output"
+exit "${status:-70}"
