@@ -41,7 +41,7 @@ check "the hierarchy is read-only" 1 "$($run busybox sh -c 'echo 0 > /sys/fs/cgr
 check "a device can be made and not opened" "made refused" \
   "$($run busybox sh -c 'mknod /k c 1 1 && echo -n "made "; cat /k 2>/dev/null || echo refused')"
 check "a device that is given can be opened" given \
-  "$($run --device /dev/kmsg busybox sh -c ': < /dev/kmsg && echo given')"
+  "$($run --cap-add SYSLOG --device /dev/kmsg busybox sh -c ': < /dev/kmsg && echo given')"
 docker run --name hungry --network none --memory 16m busybox tail /dev/zero >/dev/null 2>&1
 check "too much memory is the end" "true 137" "$(docker inspect --format '{{.State.OOMKilled}} {{.State.ExitCode}}' hungry)"
 docker run -d --name idle --network none busybox sleep 1000 >/dev/null
