@@ -126,6 +126,10 @@ fn container_defaults(config: &Config) -> Defaults {
         },
         ulimits: ulimits.collect(),
         shm_size: containers.shm_size,
+        cgroupns_mode: containers
+            .cgroupns_mode
+            .as_deref()
+            .and_then(|mode| mode.parse().ok()),
         no_new_privileges: containers.no_new_privileges,
         init: containers.init,
         cgroup_parent: config.cgroup_parent.clone(),

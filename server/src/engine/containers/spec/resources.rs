@@ -237,6 +237,6 @@ mod tests {
             error("/dev/null"),
             "cannot limit the device /dev/null: it is not a block device"
         );
-        assert!(error("/nowhere").starts_with("cannot limit the device /nowhere: No such file"));
+        assert!(error("/nowhere").starts_with("cannot limit the device /nowhere: no such file"));
     }
 }

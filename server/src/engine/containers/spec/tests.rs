@@ -738,7 +738,7 @@ fn devices() {
     );
 
     for (path, why) in [
-        ("/nowhere", "No such file or directory"),
+        ("/nowhere", "no such file or directory"),
         (&*format!("{root}/file"), "not a device node"),
     ] {
         let error =

@@ -58,6 +58,8 @@ pub struct Defaults {
     pub ulimits: Vec<models::Ulimit>,
     /// Size of /dev/shm in bytes.
     pub shm_size: i64,
+    /// Control group namespace of containers that do not choose one; none: what fits the host's version.
+    pub cgroupns_mode: Option<models::HostConfigCgroupnsMode>,
     /// Whether processes can't gain privileges unless the request says otherwise.
     pub no_new_privileges: bool,
     /// Whether containers run an init unless the request says otherwise.
@@ -78,6 +80,7 @@ impl Default for Defaults {
             },
             ulimits: Vec::new(),
             shm_size: SHM_SIZE,
+            cgroupns_mode: None,
             no_new_privileges: false,
             init: false,
             cgroup_parent: "/berth".to_owned(),

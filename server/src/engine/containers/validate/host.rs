@@ -32,7 +32,7 @@ pub fn check(
     warnings: &mut Vec<String>,
 ) -> Result<()> {
     restart(config)?;
-    namespaces(config, host, lookup, warnings)?;
+    namespaces(config, host, defaults, lookup, warnings)?;
     config.port_bindings = ports::bindings(&config.port_bindings)?;
     capabilities(config, host, warnings)?;
     if let Some(list) = &mut config.devices {
@@ -90,6 +90,7 @@ pub fn restart_policy(policy: &mut RestartPolicy) -> Result<()> {
 fn namespaces(
     config: &mut HostConfig,
     host: &Host,
+    defaults: &Defaults,
     lookup: &dyn Lookup,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
@@ -119,11 +120,7 @@ fn namespaces(
     modes::is_host("UTS", &config.uts_mode)?;
     modes::is_host("user namespace", &config.userns_mode)?;
     if config.cgroupns_mode == HostConfigCgroupnsMode::Empty {
-        config.cgroupns_mode = if host.is_unified() {
-            HostConfigCgroupnsMode::Private
-        } else {
-            HostConfigCgroupnsMode::Host
-        };
+        config.cgroupns_mode = default_cgroupns(config.privileged, host, defaults);
     }
     if config.cgroupns_mode == HostConfigCgroupnsMode::Private && !host.cgroup_namespaces {
         warnings.push(
@@ -131,6 +128,16 @@ fn namespaces(
         );
     }
     Ok(())
+}
+
+/// On version 1 a privileged container works on the host's groups, whatever the engine's setting.
+fn default_cgroupns(privileged: bool, host: &Host, defaults: &Defaults) -> HostConfigCgroupnsMode {
+    match (host.is_unified(), defaults.cgroupns_mode) {
+        (false, _) if privileged => HostConfigCgroupnsMode::Host,
+        (_, Some(mode)) => mode,
+        (true, None) => HostConfigCgroupnsMode::Private,
+        (false, None) => HostConfigCgroupnsMode::Host,
+    }
 }
 
 fn capabilities(config: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) -> Result<()> {

@@ -33,7 +33,6 @@ pub mod process;
 pub mod resources;
 pub mod seccomp;
 pub mod security;
-pub mod signal;
 pub mod tmpfs;
 pub mod volumes;
 

@@ -3,7 +3,7 @@
 use berth_api::models::{ContainerConfig, HealthConfig};
 use berth_runtime::{Error, Result};
 
-use super::{path, ports, signal};
+use super::{super::signal, path, ports};
 
 /// Longest host or domain name the kernel takes, in bytes.
 const MAX_NAME: usize = 64;

@@ -360,6 +360,42 @@ fn what_is_normalised() {
 }
 
 #[test]
+fn namespaces_of_control_groups() {
+    use HostConfigCgroupnsMode::{Host as OfHost, Private};
+    let mode = |version: u8, setting, privileged: bool| {
+        let host = Host {
+            cgroups: Support {
+                version,
+                ..host().cgroups
+            },
+            ..host()
+        };
+        let defaults = Defaults {
+            cgroupns_mode: setting,
+            ..defaults()
+        };
+        let request = ContainerCreateRequest {
+            host_config: Some(HostConfig {
+                privileged,
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateRequest::default()
+        };
+        let checked = create(request, ApiVersion::NEWEST, &host, &defaults, &Others).unwrap();
+        checked.host_config.cgroupns_mode
+    };
+    assert_eq!(
+        [mode(1, None, false), mode(2, None, false), mode(2, None, true)],
+        [OfHost, Private, Private]
+    );
+    assert_eq!(
+        [mode(1, Some(Private), false), mode(1, Some(Private), true)],
+        [Private, OfHost]
+    );
+    assert_eq!(mode(2, Some(OfHost), false), OfHost);
+}
+
+#[test]
 fn old_versions() {
     let old = run_as(39, |_, _| {}).unwrap().host_config;
     assert_eq!(
