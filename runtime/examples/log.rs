@@ -1,4 +1,4 @@
-//! Measures how fast logs are written and read back.
+//! Measures how fast logs are written and read back, by processor time, so that other load does not count.
 //!
 //! ```text
 //! log DIRECTORY [MIB]
@@ -6,14 +6,11 @@
 
 #![allow(clippy::print_stdout)]
 
-use std::{
-    error::Error,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{error::Error, path::Path, time::Duration};
 
 use berth_runtime::log::{Format, JsonFile, Progress, Query, Reader, Stream, Writer};
 use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
 
 /// As much as a supervisor reads at once.
 const CHUNK: usize = 64 * 1024;
@@ -32,18 +29,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Processor time that this process has used.
+fn now() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
 fn measure(path: &Path, length: usize, text: &[u8]) -> Result<(), Box<dyn Error>> {
     let config = JsonFile {
         max_size: 0,
         ..JsonFile::new(path)
     };
     let mut writer = Writer::open(config)?;
-    let begin = Instant::now();
+    let begin = now();
     for chunk in text.chunks(CHUNK) {
         writer.write(Stream::Stdout, chunk, Timestamp::now());
     }
     writer.finish(Timestamp::now());
-    let written = begin.elapsed();
+    let written = now() - begin;
     if writer.take_dropped().is_some() {
         return Err("the disk is full".into());
     }
@@ -56,13 +62,13 @@ fn measure(path: &Path, length: usize, text: &[u8]) -> Result<(), Box<dyn Error>
         framed: true,
         ..Format::default()
     };
-    let begin = Instant::now();
+    let begin = now();
     let mut reader = Reader::open(path, query)?;
     let mut out = Vec::new();
     while reader.fill(&format, &mut out, CHUNK)? == Progress::More {
         out.clear();
     }
-    let read = begin.elapsed();
+    let read = now() - begin;
     std::fs::remove_file(path)?;
     let speed = |time: Duration| text.len() as f64 / time.as_secs_f64() / 1e6;
     println!(

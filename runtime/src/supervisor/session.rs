@@ -108,10 +108,16 @@ impl Session {
         }
     }
 
-    /// Reads what is left in the outputs of a process that has ended.
+    /// Reads what is left in the outputs of a process that has ended. No more than they could hold at that moment:
+    /// somebody outside the container may have got hold of them and go on writing.
     pub fn drain(&mut self, buffer: &mut [u8]) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            while let Output::Bytes(_) = self.read_output(stream, buffer) {}
+            let mut left = self.streams.capacity(stream);
+            while left > 0
+                && let Output::Bytes(length) = self.read_output(stream, buffer)
+            {
+                left = left.saturating_sub(length);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
 use nix::{fcntl::OFlag, unistd::pipe2};
 use rustix::{
     fs::{OFlags, fcntl_setfl},
+    pipe::fcntl_getpipe_size,
     pty::{OpenptFlags, ioctl_tiocgptpeer},
     termios::{Winsize, tcsetwinsize},
 };
@@ -18,6 +19,9 @@ use crate::{
     log::Stream,
     sandbox::{Sandbox, Stdio},
 };
+
+/// More than the kernel keeps for a terminal, in bytes.
+const TERMINAL_CAPACITY: usize = 1 << 20;
 
 /// The supervisor's ends of a process's standard streams.
 #[derive(Debug, Default)]
@@ -117,6 +121,13 @@ impl Streams {
                 }
             }
         }
+    }
+
+    /// How much one output can hold that has not been read yet, in bytes.
+    pub fn capacity(&self, stream: Stream) -> usize {
+        self.output(stream)
+            .and_then(|fd| fcntl_getpipe_size(fd).ok())
+            .unwrap_or(TERMINAL_CAPACITY)
     }
 
     /// Sets the terminal's size; false if there is no terminal.

@@ -1,6 +1,10 @@
 //! From creation to exit status.
 
-use std::{fs, os::unix::fs::PermissionsExt, thread};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    thread,
+};
 
 use berth_runtime::{
     Kind,
@@ -21,6 +25,7 @@ crate::tests![
     an_aborted_container_leaves_nothing,
     want_of_memory_is_told,
     leftovers_of_a_shared_pid_namespace_are_ended,
+    a_stranger_cannot_keep_the_output_open,
     many_at_once,
     a_dead_spawner_is_noticed,
     an_idle_supervisor_is_small,
@@ -196,6 +201,24 @@ fn leftovers_of_a_shared_pid_namespace_are_ended() {
     let (out, _) = frames(&mut stream);
     assert_eq!(container.exit().exit_code, 4);
     assert!(!alive(out.trim().parse().unwrap()));
+}
+
+fn a_stranger_cannot_keep_the_output_open() {
+    let mut container = Bundle::command(&["/bin/sleep", "1000"])
+        .log(|log| log.max_size = 10_000)
+        .start();
+    let output = fs::File::options()
+        .write(true)
+        .open(format!("/proc/{}/fd/1", container.pid));
+    let mut stranger = std::process::Command::new("yes")
+        .stdout(output.unwrap())
+        .spawn()
+        .unwrap();
+    eventually("it is heard", || container.logged().contains("y\n"));
+    container.signal(libc::SIGKILL);
+    assert_eq!(container.exit().exit_code, 137);
+    let status = stranger.wait().unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGPIPE));
 }
 
 fn many_at_once() {
