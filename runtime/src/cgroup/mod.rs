@@ -8,6 +8,7 @@ mod create;
 mod devices;
 mod hierarchy;
 mod limits;
+mod oom;
 mod stats;
 mod support;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use self::hierarchy::Version;
 pub use self::{
+    oom::OomWatch,
     stats::{BlkioEntry, Cpu, Memory, Pids, Stats},
     support::{Support, support},
 };

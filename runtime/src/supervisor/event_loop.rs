@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to leave the socket alone when there is no descriptor for another connection.
 const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 
+/// How long the kernel may take from saying that memory is wanting to having killed.
+const OOM_KILL: Duration = Duration::from_millis(100);
+
 /// How long after the last event memory is given back.
 const REST: Duration = Duration::from_secs(1);
 
@@ -42,6 +45,7 @@ type Which = Option<usize>;
 #[derive(Clone, Copy, Debug)]
 enum Source {
     Listener,
+    Oom,
     Greeting(usize),
     Peer(usize),
     Exit(Which),
@@ -69,6 +73,7 @@ impl<'a> Watched<'a> {
 struct Timers {
     accept_again: Option<Instant>,
     rest: Option<Instant>,
+    oom: Option<Instant>,
     leave: Option<Instant>,
 }
 
@@ -92,6 +97,10 @@ impl Supervisor {
             if timers.rest.is_some_and(|at| at <= now) {
                 timers.rest = None;
                 self.rest();
+            }
+            if timers.oom.is_some_and(|at| at <= now) {
+                timers.oom = None;
+                self.notice_oom();
             }
             let happened = self.wait(now, &timers)?;
             if !happened.is_empty() {
@@ -147,6 +156,9 @@ impl Supervisor {
         if let Some(listener) = self.listener.as_ref().filter(|_| accepts) {
             watched.add(Source::Listener, listener.as_fd(), PollFlags::IN);
         }
+        if let Some(oom) = &self.oom_watch {
+            watched.add(Source::Oom, oom.as_fd(), oom.interest());
+        }
         for (index, greeting) in self.greetings.iter().enumerate() {
             watched.add(Source::Greeting(index), greeting.socket.as_fd(), PollFlags::IN);
         }
@@ -166,7 +178,7 @@ impl Supervisor {
         let execs = self.execs.iter().map(|e| &e.session);
         let stalls = execs.chain([&self.main]).filter_map(|s| s.fanout.deadline());
         let greetings = self.greetings.iter().map(|g| g.since + PATIENCE);
-        let timers = [timers.accept_again, timers.rest, timers.leave];
+        let timers = [timers.accept_again, timers.rest, timers.oom, timers.leave];
         stalls.chain(greetings).chain(timers.into_iter().flatten()).min()
     }
 
@@ -186,6 +198,7 @@ impl Supervisor {
                     timers.accept_again = None;
                 }
             }
+            Source::Oom => self.oom_event(timers),
             Source::Greeting(index) => self.greeting_event(index),
             Source::Peer(index) => self.peer_event(index, flags),
             Source::Exit(which) => self.exit_event(which),
@@ -204,6 +217,16 @@ impl Supervisor {
                     session.client_event(index, flags, &mut self.buffer);
                 }
             }
+        }
+    }
+
+    /// The kernel may still be about to kill: if nothing is counted yet, it is looked at once more.
+    fn oom_event(&mut self, timers: &mut Timers) {
+        if let Some(watch) = &self.oom_watch {
+            watch.clear();
+        }
+        if !self.notice_oom() {
+            timers.oom = Some(Instant::now() + OOM_KILL);
         }
     }
 

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    cgroup::Cgroup,
+    cgroup::{Cgroup, OomWatch},
     error::Context,
     log::Writer,
     sandbox::{self, Options, StartError, Stdio},
@@ -150,6 +150,8 @@ pub(super) struct Supervisor {
     pub peers: Vec<Peer>,
     pub greetings: Vec<Greeting>,
     pub buffer: Pages,
+    /// Of a container with a limit.
+    pub oom_watch: Option<OomWatch>,
     oom_kills: u64,
     oom_killed: bool,
 }
@@ -204,6 +206,12 @@ impl Supervisor {
         cgroup: &Cgroup,
     ) -> Result<Self, StartError> {
         let oom_kills = cgroup.oom_kills().unwrap_or(0);
+        let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
+        let memory = resources
+            .and_then(|r| r.memory().as_ref())
+            .and_then(|m| m.limit());
+        // Others are told of when a process of theirs ends.
+        let limited = memory.is_some_and(|limit| limit > 0);
         let process = spec.process().as_ref();
         let terminal = process.and_then(|p| p.terminal()).unwrap_or(false);
         let (streams, stdio) = match terminal {
@@ -233,6 +241,7 @@ impl Supervisor {
             peers: Vec::new(),
             greetings: Vec::new(),
             buffer: Pages::new(BUFFER).context(|| "cannot get memory for a buffer")?,
+            oom_watch: limited.then(|| cgroup.watch_oom().ok().flatten()).flatten(),
             oom_kills,
             oom_killed: false,
             config,
@@ -363,6 +372,7 @@ impl Supervisor {
         self.notice_oom();
         status.oom_killed = self.oom_killed;
         let recorded = write_json(&self.bundle.join(&self.config.exit_file), &status);
+        self.oom_watch = None;
         // Processes that cannot be killed keep their cgroup; the engine finds it by its name.
         let _ = self.cgroup.remove();
         self.listener = None;
@@ -395,14 +405,16 @@ impl Supervisor {
         }
     }
 
-    /// Tells whether the kernel has killed for want of memory since this was last asked.
-    pub fn notice_oom(&mut self) {
+    /// Tells everybody if the kernel has killed for want of memory since this was last looked at.
+    pub fn notice_oom(&mut self) -> bool {
         let kills = self.cgroup.oom_kills().unwrap_or(self.oom_kills);
-        if kills > self.oom_kills {
+        let more = kills > self.oom_kills;
+        if more {
             self.oom_kills = kills;
             self.oom_killed = true;
             self.broadcast(&Event::Oom {});
         }
+        more
     }
 
     /// Gives back memory that is only needed while there is something to do.

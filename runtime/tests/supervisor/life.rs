@@ -24,6 +24,7 @@ crate::tests![
     a_bad_specification_is_told,
     an_aborted_container_leaves_nothing,
     want_of_memory_is_told,
+    want_of_memory_is_told_while_the_container_goes_on,
     leftovers_of_a_shared_pid_namespace_are_ended,
     a_stranger_cannot_keep_the_output_open,
     many_at_once,
@@ -190,6 +191,15 @@ fn want_of_memory_is_told() {
     let status = container.exit_and(|event| told |= *event == Event::Oom {});
     assert!(told && status.oom_killed, "{status:?}");
     assert_eq!(status.exit_code, 137);
+}
+
+fn want_of_memory_is_told_while_the_container_goes_on() {
+    let mut bundle = Bundle::shell("dd if=/dev/zero of=/dev/null bs=100M count=1; sleep 1000");
+    bundle.spec["linux"]["resources"]["memory"] = json!({ "limit": 16 << 20, "swap": 16 << 20 });
+    let mut container = bundle.start();
+    assert_eq!(container.event(), Event::Oom {});
+    container.signal(libc::SIGKILL);
+    assert!(container.exit().oom_killed);
 }
 
 fn leftovers_of_a_shared_pid_namespace_are_ended() {
