@@ -89,9 +89,18 @@ fn row(operation: &Operation) -> TokenStream {
         gates::version(operation.span.since),
         gates::version(operation.span.until),
     );
+    let takes_over = takes_over(operation);
     quote! {
-        Operation { id: #id, method: Method::#method, path: #path, tag: #tag, since: #since, until: #until }
+        Operation {
+            id: #id, method: Method::#method, path: #path, tag: #tag, since: #since, until: #until,
+            takes_over: #takes_over
+        }
     }
+}
+
+fn takes_over(operation: &Operation) -> bool {
+    let choices = &operation.reply.choices;
+    choices.iter().any(|(_, content)| *content == Content::Takeover)
 }
 
 /// One arm of `find`. The last name of a path takes slashes too, as image names have them.
@@ -169,12 +178,7 @@ pub fn handler(operation: &Operation) -> TokenStream {
     if operation.body.is_some() {
         arguments.push(quote!(body));
     }
-    let takeover = operation
-        .reply
-        .choices
-        .iter()
-        .any(|(_, content)| *content == Content::Takeover);
-    if takeover {
+    if takes_over(operation) {
         reads.push(quote!(let takeover = call.takeover();));
     }
     let reply = reply(operation);

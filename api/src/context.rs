@@ -19,6 +19,8 @@ pub struct Operation {
     pub since: Option<ApiVersion>,
     /// The first API version that lacks it again.
     pub until: Option<ApiVersion>,
+    /// Whether it takes the connection over when it succeeds.
+    pub takes_over: bool,
 }
 
 /// Which operation a request was, for logs and metrics: an extension of every response of a known route.
@@ -41,6 +43,8 @@ pub struct Ctx {
     pub version: ApiVersion,
     /// Whether the client asked to upgrade the connection.
     pub upgrade: bool,
+    /// How many bytes the request's body has; `None` if the client does not say before they come.
+    pub body_length: Option<u64>,
 }
 
 impl Ctx {

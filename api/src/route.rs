@@ -5,6 +5,7 @@ use std::{borrow::Cow, cmp::Ordering, convert::Infallible, panic::AssertUnwindSa
 use axum::{Router, body::Body, extract::Request};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use tower::service_fn;
@@ -128,6 +129,12 @@ async fn answer<E: Engine>(engine: E, request: Request) -> Reply {
         }
         Err(refused) => refused.into_response(),
     };
+    if operation.takes_over && reply.status().as_u16() >= 400 {
+        // Who waits for a raw stream reads to the end of the connection.
+        reply
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     reply
         .extensions_mut()
         .insert(OperationInfo { operation, version });
@@ -166,6 +173,7 @@ fn understand(request: Request) -> Result<(Call, Op), Box<Reply>> {
             operation: &OPERATIONS[op as usize],
             version,
             upgrade: parts.headers.contains_key(header::UPGRADE),
+            body_length: body.size_hint().exact(),
         },
         names: names.into_iter(),
         query: Query::parse(parts.uri.query().unwrap_or_default(), version),

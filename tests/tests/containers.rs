@@ -247,7 +247,7 @@ async fn containers_are_found_by_id_name_and_prefix() {
     let engine = Engine::start().await;
     engine.api.load_busybox().await;
     let id = engine.api.create_named("findme", &busybox(&["true"])).await;
-    for name in [id.as_str(), &id[..12], &id[..20], "findme", "/findme"] {
+    for name in [id.as_str(), &id[..12], &id[..20], "findme", "%2Ffindme"] {
         let seen = engine
             .api
             .get(&format!("/containers/{name}/json"))

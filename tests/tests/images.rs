@@ -86,7 +86,7 @@ async fn an_image_is_found_by_name_id_and_prefix() {
     }
     let missing = engine.api.get("/images/find/me/json").await.expect(404).message();
     assert!(missing.contains("No such image: find/me:latest"), "{missing}");
-    for bad in ["UPPER", "a//b", "-x", "x:.y", "x@sha256:12"] {
+    for bad in ["UPPER", "a%2F%2Fb", "-x", "x:.y", "x@sha256:12"] {
         let reply = engine.api.get(&format!("/images/{bad}/json")).await;
         assert!(
             [301, 400, 404].contains(&reply.status().as_u16()),

@@ -15,7 +15,7 @@ mod support;
 mod tests;
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -85,6 +85,25 @@ impl Cgroup {
         let mut cgroup = create::plan(&relative(parent)?, &part(name)?)?;
         cgroup.dirs.retain(|d| d.path.is_dir());
         Ok((!cgroup.dirs.is_empty()).then_some(cgroup))
+    }
+
+    /// Removes the cgroup `parent` from every hierarchy where nothing is in it or below it.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] for names that are not paths within a hierarchy; internal if a directory cannot be removed for
+    /// another reason than what is in it.
+    pub fn remove_if_empty(parent: &str) -> Result<()> {
+        let cgroup = create::plan(&relative(parent)?, Path::new(""))?;
+        for dir in &cgroup.dirs {
+            match fs::remove_dir(&dir.path) {
+                Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy) => {
+                    return Err(e)
+                        .context(|| format!("cannot remove the cgroup directory {}", dir.path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Changes the limits given in `resources` and leaves the others.

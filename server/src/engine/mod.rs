@@ -13,7 +13,7 @@ use std::{ops::Deref, sync::Arc};
 
 use arc_swap::ArcSwap;
 use berth_api::models;
-use berth_runtime::{Result, supervisor::Spawner};
+use berth_runtime::{Result, cgroup::Cgroup, supervisor::Spawner};
 use jiff::Timestamp;
 
 use crate::config::Config;
@@ -69,6 +69,7 @@ impl Engine {
         let networks = Networks::open(&roots)?;
         let events: Arc<Events> = Arc::default();
         let images = Images::open(&roots.images(), Arc::clone(&events))?;
+        hello::install(images.store(), &roots)?;
         let containers = Containers::open(containers::Parts {
             data_root: roots.data(),
             exec_root: roots.run(),
@@ -90,6 +91,16 @@ impl Engine {
             networks,
             started: Timestamp::now(),
         })))
+    }
+
+    /// Takes away what only a running engine needs. Containers that run keep all that is theirs.
+    pub fn close(&self) {
+        let config = self.config.load();
+        if config.cgroup_parent == format!("/{}", config.instance)
+            && let Err(error) = Cgroup::remove_if_empty(&config.cgroup_parent)
+        {
+            tracing::warn!(%error, "the parent of the containers' cgroups stays");
+        }
     }
 
     /// Puts what may change while the engine runs into force: labels and how much is logged. Everything else of

@@ -11,14 +11,14 @@ use berth_api::{
         ContainerWaitResponse,
     },
 };
-use berth_runtime::supervisor::Streams;
+use berth_runtime::{Kind, supervisor::Streams};
 
 use crate::{
     engine::{
         Engine,
         containers::{AttachRequest, ListRequest, LogRequest, Removal, detach::DetachKeys},
     },
-    failure::Reply,
+    failure::{Failure, Reply},
 };
 
 impl ContainerApi for Engine {
@@ -89,7 +89,13 @@ impl ContainerApi for Engine {
         Ok(self.containers.resize(&container, query.h, query.w).await?)
     }
 
-    async fn container_start(&self, _: Ctx, id: String, query: ContainerStartQuery) -> Reply<()> {
+    async fn container_start(&self, ctx: Ctx, id: String, query: ContainerStartQuery) -> Reply<()> {
+        // What containers are started with is said when they are created. Up to 7 bytes may be an empty object.
+        if ctx.body_length.is_none_or(|length| length > 7) {
+            let message =
+                "a start takes no configuration: send no body, and give it when the container is created";
+            return Err(Failure::new(Kind::Invalid, message));
+        }
         // Used by no one but checked like any other.
         DetachKeys::parse(&query.detach_keys)?;
         let container = self.containers.find(&id)?;

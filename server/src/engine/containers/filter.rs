@@ -4,7 +4,7 @@ use std::{collections::HashSet, ops::RangeInclusive, sync::Arc};
 
 use berth_api::{
     ErrorReply, Filters,
-    models::{ContainerStateStatus, HealthStatus, Port, PortType},
+    models::{ContainerStateStatus, HealthStatus, PortType},
 };
 use berth_runtime::{Error, Result};
 use regex::{Regex, RegexBuilder};
@@ -146,15 +146,27 @@ impl Selection {
         if self.publish.is_empty() && self.expose.is_empty() {
             return true;
         }
-        summary::ports(container, details).iter().any(|port| {
-            self.publish
+        // What was asked for, whether the container runs or not.
+        let exposed = container
+            .config()
+            .exposed_ports
+            .iter()
+            .flatten()
+            .map(|(port, _)| port);
+        let bound = details.host_config.port_bindings.iter();
+        let published = bound.flat_map(|(port, bindings)| {
+            let host_ports = bindings
                 .iter()
-                .any(|wanted| wanted.fits(port.public_port, port))
-                || self
-                    .expose
-                    .iter()
-                    .any(|wanted| wanted.fits(port.private_port, port))
-        })
+                .flatten()
+                .map(|binding| binding.host_port.as_str());
+            host_ports.map(move |number| (port, number))
+        });
+        self.expose
+            .iter()
+            .any(|wanted| exposed.clone().any(|port| wanted.fits(None, port)))
+            || published
+                .clone()
+                .any(|(port, number)| self.publish.iter().any(|w| w.fits(Some(number), port)))
     }
 }
 
@@ -216,8 +228,11 @@ impl std::str::FromStr for Ports {
 }
 
 impl Ports {
-    fn fits(&self, number: u16, port: &Port) -> bool {
-        number != 0 && self.range.contains(&number) && self.protocol == port.r#type
+    /// Whether `port` (`number[/protocol]`) is among these, or another number with its protocol.
+    fn fits(&self, number: Option<&str>, port: &str) -> bool {
+        let (own, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        let number = number.unwrap_or(own).parse::<u16>();
+        number.is_ok_and(|number| self.range.contains(&number)) && protocol.parse() == Ok(self.protocol)
     }
 }
 
@@ -282,7 +297,9 @@ mod tests {
                     mode: String::new(),
                 }]);
             }),
-            container("bb03", "db", |_, _| {}),
+            container("bb03", "db", |config, _| {
+                config.exposed_ports = Some([("80/tcp".to_owned(), Default::default())].into());
+            }),
         ] {
             index
                 .reserve(&container.now().name, container.id())
@@ -336,7 +353,10 @@ mod tests {
             (r#"{"before":["web2"]}"#, "db"),
             (r#"{"since":["web2"]}"#, "web"),
             (r#"{"name":["web"],"status":["running"]}"#, "web"),
-            (r#"{"expose":["80"]}"#, ""),
+            (r#"{"expose":["80"]}"#, "db"),
+            (r#"{"expose":["70-90/tcp"]}"#, "db"),
+            (r#"{"expose":["80/udp"]}"#, ""),
+            (r#"{"publish":["80"]}"#, ""),
         ] {
             assert_eq!(select(filters).unwrap(), names, "{filters}");
         }
