@@ -28,6 +28,7 @@ crate::tests![
     leftovers_of_a_shared_pid_namespace_are_ended,
     a_stranger_cannot_keep_the_output_open,
     many_at_once,
+    a_bundle_may_have_a_long_path,
     a_dead_spawner_is_noticed,
     an_idle_supervisor_is_small,
 ];
@@ -237,9 +238,11 @@ fn many_at_once() {
         .map(|_| {
             thread::spawn(move || {
                 for n in 0..6 {
-                    let mut container = Bundle::shell(&format!("exit {n}")).launch_with(spawner);
+                    let mut container =
+                        Bundle::shell(&format!("echo last {n}; exit {n}")).launch_with(spawner);
                     container.start();
                     assert_eq!(container.exit().exit_code, n);
+                    assert_eq!(container.logged(), format!("last {n}\n"));
                     container.wait_for_supervisor();
                     let pid = container.supervisor;
                     eventually("the spawner has reaped it", || {
@@ -252,6 +255,19 @@ fn many_at_once() {
     for thread in threads {
         thread.join().unwrap();
     }
+}
+
+fn a_bundle_may_have_a_long_path() {
+    let mut bundle = Bundle::shell("echo far away");
+    bundle.directory = tempfile::Builder::new()
+        .prefix(&"x".repeat(200))
+        .tempdir()
+        .unwrap();
+    let mut container = bundle.launch();
+    let mut stream = container.attach(OUTPUT);
+    container.start();
+    assert_eq!(frames(&mut stream).0, "far away\n");
+    container.exit();
 }
 
 fn a_dead_spawner_is_noticed() {

@@ -22,6 +22,7 @@ crate::tests![
     a_slow_client_gets_everything,
     a_slow_client_holds_the_container_up_at_the_limit,
     a_client_that_takes_nothing_is_cut_off,
+    fifty_dead_clients_hold_nothing_up,
     everybody_gets_what_they_asked_for,
     strangers_are_answered,
 ];
@@ -205,6 +206,17 @@ fn a_client_that_takes_nothing_is_cut_off() {
     let mut received = Vec::new();
     dead.read_to_end(&mut received).unwrap();
     assert!(received.len() < 1_000_000);
+}
+
+fn fifty_dead_clients_hold_nothing_up() {
+    let mut container = Bundle::command(&["/bin/seq", "1", "1000000"]).launch();
+    let dead: Vec<_> = (0..50).map(|_| container.attach(ALL)).collect();
+    container.start();
+    assert_eq!(container.exit().exit_code, 0);
+    let memory = container.memory("Private_Dirty");
+    assert!(memory < 800, "{memory}");
+    drop(dead);
+    container.wait_for_supervisor();
 }
 
 fn everybody_gets_what_they_asked_for() {
