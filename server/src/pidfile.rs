@@ -54,10 +54,22 @@ fn check(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the process goes by the same name as this one.
+/// Whether the process goes by the same name as this one, and has not ended (one whose end nobody has asked for yet
+/// still has its number).
 fn is_engine(pid: i32) -> bool {
-    let name = |pid: &str| fs::read(format!("/proc/{pid}/comm")).ok();
-    name(&pid.to_string()).is_some_and(|of| Some(of) == name("self"))
+    let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    let Some(other) = stat(&pid.to_string()) else {
+        return false;
+    };
+    let ended = matches!(name_and_state(&other), Some((_, 'Z' | 'X')));
+    let name = |stat: &str| name_and_state(stat).map(|(name, _)| name.to_owned());
+    !ended && stat("self").is_some_and(|own| name(&own) == name(&other))
+}
+
+/// Name and state of a process: proc_pid_stat(5).
+fn name_and_state(stat: &str) -> Option<(&str, char)> {
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    Some((name, rest.trim_start().chars().next()?))
 }
 
 impl Drop for PidFile {
@@ -84,6 +96,31 @@ mod tests {
         );
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_that_has_ended_is_no_engine() {
+        assert_eq!(name_and_state("7 (a) b) Z 1 7"), Some(("a) b", 'Z')));
+        assert_eq!(name_and_state("nonsense"), None);
+        assert!(is_engine(i32::try_from(std::process::id()).unwrap()));
+        // This program again, so that only its state tells it apart.
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .arg("--list")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let zombie = || {
+            fs::read_to_string(format!("/proc/{pid}/stat"))
+                .unwrap()
+                .contains(") Z ")
+        };
+        while !zombie() {
+            std::thread::yield_now();
+        }
+        assert!(!is_engine(pid));
+        child.wait().unwrap();
+        assert!(!is_engine(pid));
     }
 
     #[test]

@@ -128,8 +128,11 @@ impl Containers {
     fn join(&self, details: &Details) -> Result<Joined> {
         let host_config = &details.host_config;
         let mut joined = Joined::default();
-        if let NetworkMode::Container(name) = NetworkMode::parse(&host_config.network_mode)? {
-            joined.network = Some(self.running(name)?);
+        match NetworkMode::parse(&host_config.network_mode)? {
+            NetworkMode::Container(name) => joined.network = Some(self.running(name)?),
+            // There are no networks yet but the predefined ones.
+            NetworkMode::Named(name) => return Err(Error::not_found(format!("network {name} not found"))),
+            NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => {}
         }
         if let IpcMode::Container(name) = IpcMode::parse(&host_config.ipc_mode)? {
             joined.ipc = Some(self.running(name)?);
