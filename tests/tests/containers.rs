@@ -65,6 +65,7 @@ async fn a_running_container_shows_its_process() {
     let engine = Engine::start().await;
     engine.api.load_busybox().await;
     let id = engine.api.launch(&shell(STAY)).await;
+    engine.api.await_output(&id, "ready").await;
     let seen = engine.api.inspect(&id).await;
     assert_eq!(seen["State"]["Status"], "running");
     assert_eq!(seen["State"]["Running"], true);

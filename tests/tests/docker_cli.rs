@@ -288,13 +288,15 @@ async fn system_commands() {
         .docker(&["run", "--network", "none", "busybox", "true"])
         .await
         .ok();
+    // The command line sends whole seconds, and what happened in this one is to be seen.
+    let until = (jiff::Timestamp::now().as_second() + 1).to_string();
     let events = engine
         .docker(&[
             "events",
             "--since",
             "1h",
             "--until",
-            "0s",
+            &until,
             "--filter",
             "type=container",
             "--format",
@@ -325,7 +327,9 @@ async fn a_shell_on_a_terminal() {
     // The new size arrives when the command line has passed it on.
     terminal.enter("while [ \"$(stty size)\" != '44 122' ]; do sleep 0.1; done; echo resi''zed\r");
     terminal.see("resized");
-    terminal.enter("sleep 1000\r");
+    // What runs is in the terminal's foreground before it says so.
+    terminal.enter("sh -c 'echo sta\"\"rted; sleep 1000'\r");
+    terminal.see("started");
     terminal.enter("\u{3}");
     terminal.see("# ");
     terminal.enter("exit 5\r");

@@ -10,7 +10,7 @@ use berth_api::{
         ImagePruneResponse, ImageSummary,
     },
 };
-use berth_runtime::{Error, Kind};
+use berth_runtime::{Error, Kind, image::Reference};
 use bytes::Bytes;
 use futures_util::stream::poll_fn;
 use tokio::sync::mpsc::Sender;
@@ -107,7 +107,12 @@ impl ImageApi for Engine {
                 ));
             }
             // Pulling, and fetching an archive by its address, are yet to come.
-            _ => return Err(ctx.later().into()),
+            _ => {
+                if !query.from_image.is_empty() {
+                    Reference::parse(query.from_image.trim_end_matches(':'))?;
+                }
+                return Err(ctx.later().into());
+            }
         }
         let input = SyncIoBridge::new(body.into_reader());
         let images = self.images.clone();
