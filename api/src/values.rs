@@ -76,14 +76,17 @@ pub(crate) fn unknown_value(text: &str, allowed: &[&str]) -> String {
     format!("unknown value {text:?}, expected one of {}", allowed.join(", "))
 }
 
-/// Reads a string enum through its `FromStr`.
+/// Reads a string enum through its `FromStr`. Empty text is what clients written in Go send for "not set".
 pub(crate) fn read_enum<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
-    T: std::str::FromStr<Err = String>,
+    T: std::str::FromStr<Err = String> + Default,
     D: serde::Deserializer<'de>,
 {
     let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-    text.parse().map_err(serde::de::Error::custom)
+    match text.parse() {
+        Err(_) if text.is_empty() => Ok(T::default()),
+        parsed => parsed.map_err(serde::de::Error::custom),
+    }
 }
 
 #[cfg(test)]
