@@ -51,7 +51,16 @@ pub(crate) fn json_text(status: u16, text: JsonText) -> Reply {
 }
 
 pub(crate) fn text(status: u16, content_type: &'static str, text: String) -> Reply {
-    with_type(status, HeaderValue::from_static(content_type), Body::from(text))
+    with_type(status, text_type(content_type), Body::from(text))
+}
+
+/// Texts are in UTF-8, and say so where the type has such a parameter.
+fn text_type(content_type: &'static str) -> HeaderValue {
+    HeaderValue::from_static(match content_type {
+        "text/plain" => "text/plain; charset=utf-8",
+        "text/html" => "text/html; charset=utf-8",
+        other => other,
+    })
 }
 
 pub(crate) fn bytes(

@@ -386,7 +386,7 @@ async fn declared_headers_go_out() {
     assert_eq!(archive.body, "tar");
     let ping = call(&engine, "GET", "/_ping").await;
     assert_eq!(ping.body, "OK");
-    assert_eq!(ping.header("content-type"), "text/plain");
+    assert_eq!(ping.header("content-type"), "text/plain; charset=utf-8");
     assert_eq!(
         ping.header("cache-control"),
         "no-cache, no-store, must-revalidate"

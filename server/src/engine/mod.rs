@@ -7,6 +7,7 @@ pub mod host;
 pub mod images;
 pub mod networks;
 pub mod roots;
+pub mod shared;
 pub mod time;
 
 use std::{ops::Deref, sync::Arc};
@@ -23,6 +24,7 @@ use host::HostFacts;
 use images::Images;
 use networks::Networks;
 use roots::Roots;
+use shared::OneAtATime;
 
 /// The engine, as everything that works with it holds it: clones are cheap and are the same engine.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct State {
     pub images: Images,
     /// Networks.
     pub networks: Networks,
+    /// The containers with their sizes, being measured.
+    pub disk_usage: OneAtATime<Vec<models::ContainerSummary>>,
     /// When the engine was opened.
     pub started: Timestamp,
 }
@@ -89,6 +93,7 @@ impl Engine {
             host: HostFacts::read(),
             images,
             networks,
+            disk_usage: OneAtATime::default(),
             started: Timestamp::now(),
         })))
     }

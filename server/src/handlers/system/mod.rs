@@ -1,13 +1,14 @@
 //! The engine itself: liveness, version, information, events, and its own documentation.
 
+mod disk;
 mod events;
 mod info;
 mod version;
 
 use berth_api::{
-    Ctx, Format, JsonStream, JsonText, SystemApi, SystemEventsQuery, SystemPingHeadReply, SystemPingReply,
-    document_for, later,
-    models::{EventMessage, SystemInfo, SystemVersion},
+    Ctx, Format, JsonStream, JsonText, SystemApi, SystemDataUsageQuery, SystemEventsQuery,
+    SystemPingHeadReply, SystemPingReply, document_for, later,
+    models::{EventMessage, SystemDataUsageResponse, SystemInfo, SystemVersion},
 };
 
 use super::docs;
@@ -64,5 +65,13 @@ impl SystemApi for Engine {
         Ok(docs::PAGE.into())
     }
 
-    later!(system_auth, system_data_usage);
+    async fn system_data_usage(
+        &self,
+        ctx: Ctx,
+        query: SystemDataUsageQuery,
+    ) -> Reply<SystemDataUsageResponse> {
+        disk::usage(self, ctx.version, query).await
+    }
+
+    later!(system_auth);
 }

@@ -1,0 +1,62 @@
+//! `GET /system/df`.
+
+use berth_api::{
+    ApiVersion, Filters, SystemDataUsageQuery,
+    models::{ContainerSummary, ImageSummary, SystemDataUsageResponse, SystemDataUsageTypeItem as Kind},
+};
+use berth_runtime::Result;
+
+use crate::{
+    engine::{Engine, containers, images},
+    failure::Reply,
+};
+
+/// What takes how much space; of the kinds asked for, or of all.
+pub async fn usage(
+    engine: &Engine,
+    version: ApiVersion,
+    query: SystemDataUsageQuery,
+) -> Reply<SystemDataUsageResponse> {
+    let asked = |kind: Kind| query.r#type.is_empty() || query.r#type.contains(&kind);
+    let mut usage = SystemDataUsageResponse::default();
+    if asked(Kind::Container) {
+        let measured = engine.clone();
+        usage.containers = Some(engine.disk_usage.join(|| measure(measured)).await?);
+    }
+    if asked(Kind::Image) {
+        usage.images = Some(images(engine, version)?);
+        usage.layers_size = Some(i64::try_from(engine.images.layers_size()).unwrap_or(i64::MAX));
+    }
+    if asked(Kind::Volume) {
+        usage.volumes = Some(Vec::new());
+    }
+    if asked(Kind::BuildCache) {
+        usage.build_cache = Some(Vec::new());
+    }
+    Ok(usage)
+}
+
+/// All containers with their sizes; reads every writable layer.
+async fn measure(engine: Engine) -> Result<Vec<ContainerSummary>> {
+    let request = containers::ListRequest {
+        all: true,
+        limit: 0,
+        size: true,
+        filters: Filters::default(),
+    };
+    engine.containers.list(request).await
+}
+
+/// All images with what they share and how many containers they have.
+fn images(engine: &Engine, version: ApiVersion) -> Result<Vec<ImageSummary>> {
+    let mut list = engine.images.list(&images::ListRequest {
+        filters: &Filters::default(),
+        shared_size: true,
+        version,
+    })?;
+    for image in &mut list {
+        let users = engine.containers.made_from(&image.id).len();
+        image.containers = i64::try_from(users).unwrap_or(i64::MAX);
+    }
+    Ok(list)
+}
