@@ -17,12 +17,6 @@ const STRICT_MOUNTS: ApiVersion = ApiVersion::new(1, 42);
 /// The version in which containers could join several networks at creation, each with its MAC address.
 const SEVERAL_NETWORKS: ApiVersion = ApiVersion::new(1, 44);
 
-/// Whether a read-only bind also covers the mounts below its source. Stored containers keep the answer of their own
-/// creation.
-pub fn recursive_read_only(version: ApiVersion) -> bool {
-    version >= SEVERAL_NETWORKS
-}
-
 /// Rewrites a request of `version` to what it means in the newest version.
 ///
 /// # Errors
