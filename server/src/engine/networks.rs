@@ -6,7 +6,7 @@ use berth_api::{
     Filters,
     models::{IPAM, Network},
 };
-use berth_runtime::{Error, Result, error::Context};
+use berth_runtime::{Error, Kind, Result, error::Context};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +65,7 @@ impl Networks {
     /// The networks that fit `filters`.
     ///
     /// # Errors
-    /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for an unknown value of `type`.
+    /// [`Kind::Invalid`] for an unknown value of `type`.
     pub fn list(&self, filters: &Filters) -> Result<Vec<Network>> {
         for value in filters.values("type") {
             if !matches!(value, "builtin" | "custom") {
@@ -88,7 +88,7 @@ impl Networks {
     /// The network of this full id, exact name, or unique beginning of an id.
     ///
     /// # Errors
-    /// [`Kind::NotFound`](berth_runtime::Kind::NotFound), or [`Kind::Invalid`](berth_runtime::Kind::Invalid) if several
+    /// [`Kind::NotFound`], or [`Kind::Invalid`] if several
     /// ids begin so.
     pub fn find(&self, term: &str) -> Result<Network> {
         let exact = self.predefined.iter().find(|n| n.id == term || n.name == term);
@@ -106,6 +106,18 @@ impl Networks {
             ))),
             (None, _) => Err(Error::not_found(format!("network {term} not found"))),
         }
+    }
+
+    /// Removes a network: none yet, as those that are there from the start stay.
+    ///
+    /// # Errors
+    /// As [`Networks::find`]; [`Kind::Forbidden`] for a predefined network.
+    pub fn remove(&self, term: &str) -> Result<()> {
+        let name = self.find(term)?.name;
+        Err(Error::new(
+            Kind::Forbidden,
+            format!("{name} is a pre-defined network and cannot be removed"),
+        ))
     }
 }
 
@@ -135,5 +147,70 @@ fn new_id() -> String {
         if !id.bytes().take(12).all(|digit| digit.is_ascii_digit()) {
             return id;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Config, settings::Settings};
+
+    fn open(dir: &Path) -> Networks {
+        let settings = Settings {
+            data_root: Some(dir.join("data")),
+            exec_root: Some(dir.join("run")),
+            ..Settings::default()
+        };
+        let roots = Roots::take(&Config::resolve(settings).unwrap()).unwrap();
+        Networks::open(&roots).unwrap()
+    }
+
+    fn names(networks: &Networks, filter: (&str, &str)) -> Vec<String> {
+        let list = networks
+            .list(&Filters::default().with(filter.0, filter.1))
+            .unwrap();
+        list.into_iter().map(|network| network.name).collect()
+    }
+
+    #[test]
+    fn ids_stay_over_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path()).list(&Filters::default()).unwrap();
+        let again = open(dir.path()).list(&Filters::default()).unwrap();
+        assert_eq!(first, again);
+        assert_eq!(first.len(), 3);
+    }
+
+    #[test]
+    fn networks_are_found_and_filtered() {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = open(dir.path());
+        let bridge = networks.find("bridge").unwrap();
+        assert_eq!(networks.find(&bridge.id).unwrap(), bridge);
+        assert_eq!(networks.find(&bridge.id[..20]).unwrap(), bridge);
+        for unknown in ["", "other", "bridge2"] {
+            assert_eq!(
+                networks.find(unknown).unwrap_err().kind(),
+                Kind::NotFound,
+                "{unknown}"
+            );
+        }
+        assert_eq!(names(&networks, ("name", "o")), ["host", "none"]);
+        assert_eq!(names(&networks, ("driver", "null")), ["none"]);
+        assert_eq!(names(&networks, ("id", &bridge.id[10..20])), ["bridge"]);
+        assert_eq!(names(&networks, ("type", "custom")), Vec::<String>::new());
+        assert_eq!(names(&networks, ("label", "x")), Vec::<String>::new());
+        let odd = Filters::default().with("type", "odd");
+        assert_eq!(networks.list(&odd).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn predefined_networks_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = open(dir.path());
+        assert_eq!(networks.remove("host").unwrap_err().kind(), Kind::Forbidden);
+        assert_eq!(networks.remove("other").unwrap_err().kind(), Kind::NotFound);
     }
 }

@@ -1,6 +1,9 @@
-//! Networks.
+//! Networks. So far there are those that every engine has; they can be looked at, not changed.
 
-use berth_api::{Ctx, NetworkApi, NetworkInspectQuery, NetworkListQuery, later, models::Network};
+use berth_api::{
+    Ctx, NetworkApi, NetworkInspectQuery, NetworkListQuery, NetworkPruneQuery, later,
+    models::{Network, NetworkPruneResponse},
+};
 
 use crate::{engine::Engine, failure::Reply};
 
@@ -13,11 +16,14 @@ impl NetworkApi for Engine {
         Ok(self.networks.find(&id)?)
     }
 
-    later!(
-        network_connect,
-        network_create,
-        network_delete,
-        network_disconnect,
-        network_prune
-    );
+    async fn network_delete(&self, _: Ctx, id: String) -> Reply<()> {
+        Ok(self.networks.remove(&id)?)
+    }
+
+    async fn network_prune(&self, _: Ctx, _: NetworkPruneQuery) -> Reply<NetworkPruneResponse> {
+        // The networks that are there from the start stay.
+        Ok(NetworkPruneResponse::default())
+    }
+
+    later!(network_connect, network_create, network_disconnect);
 }
