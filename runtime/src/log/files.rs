@@ -189,44 +189,60 @@ fn count(source: &mut impl Read) -> io::Result<u64> {
     }
 }
 
-/// Opens the files of the log at `path`, newest first, until `enough` says so of the one just opened.
+/// How often a scan is begun anew because the writer has begun a new file meanwhile.
+const ATTEMPTS: usize = 100;
+
+/// Opens the files of the log at `path`, newest first, up to and including the first that `is_last`.
 ///
 /// Newest first, because a rotation meanwhile moves files away from the beginning: one may be met twice, which is
-/// noticed, but none is missed.
-pub(super) fn open_newest_first(
+/// noticed, but none is missed. Files that have come meanwhile would be met in the wrong place, so then it is begun anew.
+pub(super) fn scan(path: &Path, is_last: impl Fn(&LogFile) -> io::Result<bool>) -> io::Result<Vec<LogFile>> {
+    let mut files = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let current = LogFile::current(path)?;
+        let identity = current.as_ref().map(|file| file.identity);
+        files = scan_from(path, current, &is_last)?;
+        if path.metadata().ok().map(|m| self::identity(&m)) == identity {
+            break;
+        }
+    }
+    Ok(files)
+}
+
+fn scan_from(
     path: &Path,
-    mut enough: impl FnMut(&mut LogFile) -> io::Result<bool>,
+    current: Option<LogFile>,
+    is_last: &impl Fn(&LogFile) -> io::Result<bool>,
 ) -> io::Result<Vec<LogFile>> {
     let mut files: Vec<LogFile> = Vec::new();
     let mut missing = 0;
+    let mut next = current;
     // In the middle of a rotation there is a gap, between two of them another.
-    for n in 0.. {
-        let next = match n {
-            0 => LogFile::current(path)?,
-            n => LogFile::rotated(path, n)?,
-        };
-        let Some(mut file) = next else {
-            missing += 1;
-            if missing == 3 {
-                break;
-            }
-            continue;
-        };
-        missing = 0;
-        if !files.iter().any(|f| f.is_same(&file)) {
-            let done = enough(&mut file)?;
-            files.push(file);
-            if done {
-                break;
+    for n in 1.. {
+        match next.take() {
+            None => missing += 1,
+            Some(file) => {
+                missing = 0;
+                if !files.iter().any(|f| f.is_same(&file)) {
+                    let done = is_last(&file)?;
+                    files.push(file);
+                    if done {
+                        break;
+                    }
+                }
             }
         }
+        if missing == 3 {
+            break;
+        }
+        next = LogFile::rotated(path, n)?;
     }
     Ok(files)
 }
 
 /// The files that follow `last` in the log at `path`, oldest first.
 pub(super) fn newer_than(last: &LogFile, path: &Path) -> io::Result<Vec<LogFile>> {
-    let mut files = open_newest_first(path, |file| Ok(file.is_same(last)))?;
+    let mut files = scan(path, |file| Ok(file.is_same(last)))?;
     if files.last().is_some_and(|file| file.is_same(last)) {
         files.pop();
     } else {

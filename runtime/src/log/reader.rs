@@ -15,7 +15,7 @@ use memchr::memchr;
 
 use super::{
     Entry, Stream,
-    files::{LogFile, newer_than, open_newest_first},
+    files::{LogFile, newer_than, scan},
     output::{Encoder, Format},
     watch::Watch,
 };
@@ -126,34 +126,26 @@ impl Reader {
     /// [`Kind::Internal`](crate::Kind::Internal) if it cannot be read or watched.
     pub fn open(path: &Path, query: Query) -> Result<Self> {
         let watch = query.follow.then(|| Watch::new(path)).transpose()?;
-        let mut left = query.tail;
         let since = query.since.and_then(|at| SystemTime::try_from(at).ok());
-        let files = open_newest_first(path, |file| {
-            let older = since.is_some_and(|since| file.modified().is_ok_and(|at| at < since));
-            match &mut left {
-                Some(left) => {
-                    *left -= file.skip_to_last(*left)?;
-                    Ok(older || *left == 0)
-                }
-                None => Ok(older),
-            }
-        });
+        let files = scan(path, |file| match since {
+            Some(since) => Ok(file.modified()? < since),
+            None => Ok(false),
+        })
+        .and_then(|files| last_lines(files, query.tail))
+        .context(|| format!("cannot open the log {}", path.display()))?;
         let mut reader = Self {
             path: path.to_owned(),
             since: query.since.map(Bound::new),
             until: query.until.map(Bound::new),
             query,
             current: None,
-            rest: files
-                .context(|| format!("cannot open the log {}", path.display()))?
-                .into(),
+            rest: files,
             buffer: Vec::new(),
             unread: 0..0,
             passing: false,
             watch,
             ended: false,
         };
-        reader.rest.make_contiguous().reverse();
         reader.next_file();
         Ok(reader)
     }
@@ -331,7 +323,7 @@ impl Reader {
         let found = match &self.current {
             Some(current) if current.is_at(&self.path) => return Ok(()),
             Some(current) => newer_than(current, &self.path),
-            None => open_newest_first(&self.path, |_| Ok(false)).map(|mut files| {
+            None => scan(&self.path, |_| Ok(false)).map(|mut files| {
                 files.reverse();
                 files
             }),
@@ -355,6 +347,22 @@ impl Reader {
         self.passing = false;
         true
     }
+}
+
+/// Puts `files`, given newest first, in order, and leaves out all but the last `lines` lines.
+fn last_lines(files: Vec<LogFile>, lines: Option<u64>) -> io::Result<VecDeque<LogFile>> {
+    let mut kept = VecDeque::new();
+    let mut left = lines;
+    for mut file in files {
+        if let Some(left) = &mut left {
+            *left -= file.skip_to_last(*left)?;
+        }
+        kept.push_front(file);
+        if left == Some(0) {
+            break;
+        }
+    }
+    Ok(kept)
 }
 
 /// What [`Reader::line`] found.
