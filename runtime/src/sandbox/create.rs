@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     fs::File,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use oci_spec::runtime::{Process, Spec};
@@ -19,7 +19,7 @@ use super::{
     proc::Proc,
     process::{self, Streams},
     root::{Make, Root},
-    rootfs::{self, Source},
+    rootfs::{self, OldOverlay},
     seccomp::Filter,
 };
 use crate::{
@@ -39,7 +39,7 @@ struct Plan<'a> {
     process: &'a Process,
     options: &'a Options<'a>,
     namespaces: Namespaces,
-    root: Source,
+    old_overlay: Option<OldOverlay>,
     mounts: Vec<Planned>,
     host_nodes: Option<HostNodes>,
     filter: Option<Filter>,
@@ -66,13 +66,37 @@ impl<'a> Plan<'a> {
             process,
             options,
             namespaces,
-            root: rootfs::prepare(spec)?,
+            old_overlay: OldOverlay::of(spec)?,
             mounts: mounts::plan(spec, options.cgroup)?,
             host_nodes,
             filter: Filter::of(spec)?,
             entrances: options.cgroup.entrances()?,
             init: init.is_some_and(|v| v == "true"),
         })
+    }
+}
+
+impl Plan<'_> {
+    /// Opens what is needed from the host's mounts: the root and the sources of binds. The new process meanwhile gets on
+    /// with what does not need them.
+    fn open_mounts(&self) -> Result<Vec<OwnedFd>> {
+        let mut all = mounts::open_trees(&self.mounts)?;
+        if self.old_overlay.is_none() {
+            all.push(rootfs::prepare(self.spec)?);
+        }
+        Ok(all)
+    }
+
+    /// Takes them over in the new process; the root, if it is among them.
+    fn receive_mounts(&mut self, channel: &Channel) -> Result<Option<OwnedFd>> {
+        let root = usize::from(self.old_overlay.is_none());
+        let count = mounts::tree_count(&self.mounts);
+        let mut all = channel
+            .receive_all(Message::Mounts, count + root)
+            .context(|| "the engine gave up")?
+            .into_iter();
+        mounts::hand_over(&mut self.mounts, all.by_ref().take(count));
+        Ok(all.next())
     }
 }
 
@@ -177,6 +201,10 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
         let told = sandbox.channel()?.send(Message::Mapped, None);
         told.map_err(|e| sandbox.failure(&e))?;
     }
+    let mounts = plan.open_mounts()?;
+    let sent = sandbox.channel()?.send_all(Message::Mounts, &mounts);
+    sent.map_err(|e| sandbox.failure(&e))?;
+    drop(mounts);
     let ready = sandbox.channel()?.expect(Message::Ready);
     sandbox.terminal = ready.map_err(|e| sandbox.failure(&e))?;
     Ok(sandbox)
@@ -207,7 +235,7 @@ fn inside(
     network_and_names(plan)?;
 
     let stdio = stdio.ok_or_else(|| Error::internal("the standard streams are gone"))?;
-    let (root, proc, streams) = prepare_root(plan, stdio)?;
+    let (root, proc, streams) = prepare_root(plan, stdio, channel)?;
     let filter = plan.filter.take();
     let settled = process::settle(
         plan.spec,
@@ -268,10 +296,15 @@ fn network_and_names(plan: &Plan<'_>) -> Result<()> {
 }
 
 /// Enters the root and fills it; what is wrong with it after that, the container has done itself.
-fn prepare_root(plan: &mut Plan<'_>, stdio: Stdio) -> Result<(Root, Proc, Streams), StartError> {
+fn prepare_root(
+    plan: &mut Plan<'_>,
+    stdio: Stdio,
+    channel: &Channel,
+) -> Result<(Root, Proc, Streams), StartError> {
     let spec = plan.spec;
     mounts::make(&mut plan.mounts)?;
-    let root = rootfs::enter(&plan.root)?;
+    let detached = plan.receive_mounts(channel)?;
+    let root = rootfs::enter(detached, plan.old_overlay.as_ref())?;
     let attached = mounts::attach(std::mem::take(&mut plan.mounts), &root)?;
     if let Some(dev) = &attached.dev {
         devices::populate(spec, &root, dev, plan.host_nodes.as_ref())?;

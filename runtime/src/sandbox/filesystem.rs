@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::CWD,
+    fs::{CWD, FileType},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags as Attr, MountPropagationFlags, MoveMountFlags,
         OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -88,57 +88,71 @@ pub(super) fn new_mount(kind: &str, source: Option<&Path>, options: &Options) ->
     filesystem.mount(options.set | options.recursive_set)
 }
 
-/// A copy of the mount at `source`, by its path on the host, with the attributes of `options`.
-pub(super) fn bind(source: &Path, options: &Options) -> Result<OwnedFd> {
-    let name = source.display();
+/// A copy of the mount at `source`, by its path on the host, with its attributes and propagation.
+pub(super) fn clone_tree(source: &Path, recursive: bool) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if options.bind == Some(true) {
+    if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let tree = match open_tree(CWD, source, flags) {
+    match open_tree(CWD, source, flags) {
         Err(rustix::io::Errno::NOENT) => {
-            return Err(Error::internal(format!(
+            let name = source.display();
+            Err(Error::internal(format!(
                 "bind source path does not exist: {name}"
-            )));
+            )))
         }
-        other => other.context(|| format!("cannot bind {name}"))?,
-    };
-    let private = Propagate {
+        other => other.context(|| format!("cannot bind {}", source.display())),
+    }
+}
+
+/// The same with the attributes and the propagation of `options`; private, unless they say otherwise.
+pub(super) fn bind(source: &Path, options: &Options) -> Result<OwnedFd> {
+    let message = || format!("cannot set the mount options of {}", source.display());
+    let all = options.bind == Some(true);
+    let tree = clone_tree(source, all)?;
+    let propagation = options.propagation.unwrap_or(Propagate {
         flags: MountPropagationFlags::PRIVATE,
         recursive: true,
-    };
-    let propagation = options.propagation.unwrap_or(private);
-    let change = |set, clear, propagation: Option<Propagate>, recursive| {
-        // To the kernel the access-time mode is one value: to set it, all its bits are cleared first.
-        let clear = if (set | clear) & Attr::MOUNT_ATTR__ATIME == Attr::empty() {
-            clear
-        } else {
-            clear | Attr::MOUNT_ATTR__ATIME
-        };
-        let change = Change {
-            set,
-            clear,
-            propagation: propagation.map(|p| p.flags),
-            recursive,
-        };
-        if change
-            == (Change {
-                recursive,
-                ..Change::none()
-            })
-        {
-            return Ok(());
-        }
-        mount_setattr(&tree, &change).context(|| format!("cannot set the mount options of {name}"))
-    };
-    let (own, below) = if propagation.recursive {
-        (None, Some(propagation))
+    });
+    let mut own = change(options.set, options.clear);
+    let mut below = change(options.recursive_set, options.recursive_clear);
+    below.recursive = true;
+    if propagation.recursive {
+        &mut below
     } else {
-        (Some(propagation), None)
-    };
-    change(options.recursive_set, options.recursive_clear, below, true)?;
-    change(options.set, options.clear, own, false)?;
+        &mut own
+    }
+    .propagation = Some(propagation.flags);
+    // A single mount needs a single change.
+    let mode = rustix::fs::fstat(&tree).context(message)?.st_mode;
+    if !all || !FileType::from_raw_mode(mode).is_dir() {
+        own = change(
+            options.set | options.recursive_set,
+            options.clear | options.recursive_clear,
+        );
+        own.propagation = Some(propagation.flags);
+        below = Change::none();
+    }
+    for change in [below, own] {
+        if !change.is_none() {
+            mount_setattr(&tree, &change).context(message)?;
+        }
+    }
     Ok(tree)
+}
+
+fn change(set: Attr, clear: Attr) -> Change {
+    // To the kernel the access-time mode is one value: to set it, all its bits are cleared first.
+    let changes_atime = (set | clear).intersects(Attr::MOUNT_ATTR__ATIME);
+    Change {
+        set,
+        clear: if changes_atime {
+            clear | Attr::MOUNT_ATTR__ATIME
+        } else {
+            clear
+        },
+        ..Change::none()
+    }
 }
 
 /// A further mount of what `mount`, which is attached in the caller's namespace, shows at `path` below it (`""`: the

@@ -11,7 +11,7 @@ use std::{
 use oci_spec::runtime::{Mount, Spec};
 use rustix::{
     fs::{Mode, OFlags},
-    mount::MountAttrFlags as Attr,
+    mount::{MountAttrFlags as Attr, MountPropagationFlags},
 };
 
 use super::{
@@ -60,8 +60,8 @@ pub(super) struct Planned {
 enum State {
     /// To be made inside, as it belongs to one of the new namespaces.
     New { source: Option<PathBuf> },
-    /// A copy of a mount of the host.
-    Bind { source: PathBuf, tree: OwnedFd },
+    /// A copy of a mount of the host, once it has been handed over.
+    Bind { source: PathBuf, tree: Option<OwnedFd> },
     /// Made inside.
     Made(OwnedFd),
     /// The container's own directories of the v1 hierarchies (on a hybrid host, of v2 too), and, once made, the tmpfs
@@ -76,10 +76,11 @@ enum State {
 struct CgroupDirectory {
     name: String,
     aliases: Vec<String>,
-    tree: OwnedFd,
+    path: PathBuf,
+    tree: Option<OwnedFd>,
 }
 
-/// Opens what the mounts of `spec` need from the host.
+/// What the mounts of `spec` come to. Nothing is opened yet.
 pub(super) fn plan(spec: &Spec, cgroup: &Cgroup) -> Result<Vec<Planned>> {
     let skip = usize::from(rootfs::overlay_of(spec).is_some());
     let mounts = spec.mounts().iter().flatten().skip(skip);
@@ -97,15 +98,13 @@ fn plan_one(mount: &Mount, cgroup: &Cgroup) -> Result<Planned> {
     let source = mount.source().clone();
     let mut kind = mount.typ().clone().unwrap_or_default();
     let state = if options.bind.is_some() {
-        let source = source.unwrap_or_default();
-        let tree = filesystem::bind(&source, &options)?;
-        if let Some(wanted) = options.propagation {
-            propagation::check(&source, wanted)?;
+        State::Bind {
+            source: source.unwrap_or_default(),
+            tree: None,
         }
-        State::Bind { source, tree }
     } else if kind == "cgroup" && cgroup.has_v1() {
         State::CgroupV1 {
-            directories: cgroup_directories(cgroup, &options)?,
+            directories: cgroup_directories(cgroup),
             tmpfs: None,
         }
     } else {
@@ -120,6 +119,64 @@ fn plan_one(mount: &Mount, cgroup: &Cgroup) -> Result<Planned> {
         options,
         state,
     })
+}
+
+/// The container's own cgroup directories, as it is to see them.
+fn cgroup_directories(cgroup: &Cgroup) -> Vec<CgroupDirectory> {
+    let plan = |d: crate::cgroup::Directory<'_>| CgroupDirectory {
+        name: d.name,
+        aliases: d.aliases,
+        path: d.path.to_owned(),
+        tree: None,
+    };
+    cgroup.directories().map(plan).collect()
+}
+
+/// Opens what the mounts need from the host, in the caller's mount namespace, for [`hand_over`] elsewhere.
+pub(super) fn open_trees(planned: &[Planned]) -> Result<Vec<OwnedFd>> {
+    let mut trees = Vec::new();
+    for mount in planned {
+        match &mount.state {
+            State::Bind { source, .. } => {
+                trees.push(filesystem::bind(source, &mount.options)?);
+                if let Some(wanted) = mount.options.propagation {
+                    propagation::check(source, wanted)?;
+                }
+            }
+            State::CgroupV1 { directories, .. } => {
+                for directory in directories {
+                    trees.push(filesystem::clone_tree(&directory.path, false)?);
+                }
+            }
+            State::New { .. } | State::Made(_) => {}
+        }
+    }
+    Ok(trees)
+}
+
+/// How many trees [`open_trees`] opens.
+pub(super) fn tree_count(planned: &[Planned]) -> usize {
+    let count = |mount: &Planned| match &mount.state {
+        State::Bind { .. } => 1,
+        State::CgroupV1 { directories, .. } => directories.len(),
+        State::New { .. } | State::Made(_) => 0,
+    };
+    planned.iter().map(count).sum()
+}
+
+/// Gives the mounts the trees that [`open_trees`] opened for them.
+pub(super) fn hand_over(planned: &mut [Planned], mut trees: impl Iterator<Item = OwnedFd>) {
+    for mount in planned {
+        match &mut mount.state {
+            State::Bind { tree, .. } => *tree = trees.next(),
+            State::CgroupV1 { directories, .. } => {
+                for directory in directories {
+                    directory.tree = trees.next();
+                }
+            }
+            State::New { .. } | State::Made(_) => {}
+        }
+    }
 }
 
 /// A destination without `.` and `..`, which could only mean a place above the root.
@@ -141,22 +198,6 @@ fn clean(destination: &Path) -> Result<PathBuf> {
         )));
     }
     Ok(cleaned)
-}
-
-/// Copies of the container's own cgroup directories, as the container is to see them.
-fn cgroup_directories(cgroup: &Cgroup, options: &Options) -> Result<Vec<CgroupDirectory>> {
-    let options = Options {
-        bind: Some(false),
-        ..options.clone()
-    };
-    let copy = |d: crate::cgroup::Directory<'_>| {
-        Ok(CgroupDirectory {
-            tree: filesystem::bind(d.path, &options)?,
-            name: d.name,
-            aliases: d.aliases,
-        })
-    };
-    cgroup.directories().map(copy).collect()
 }
 
 /// Makes the mounts that belong to the sandbox's namespaces. This comes before the old root goes: in a user namespace
@@ -240,7 +281,10 @@ fn attach_one(mount: Planned, root: &Root) -> Result<OwnedFd, StartError> {
         ..
     } = mount;
     let (tree, source) = match state {
-        State::Bind { source, tree } => (tree, Some(source)),
+        State::Bind {
+            source,
+            tree: Some(tree),
+        } => (tree, Some(source)),
         State::Made(tree) => {
             if let Some(propagation) = options.propagation {
                 let change = Change {
@@ -260,7 +304,7 @@ fn attach_one(mount: Planned, root: &Root) -> Result<OwnedFd, StartError> {
             attach_cgroups(directories, &tmpfs, &target, &options).context(failed)?;
             return Ok(tmpfs);
         }
-        State::New { .. } | State::CgroupV1 { tmpfs: None, .. } => {
+        State::New { .. } | State::Bind { tree: None, .. } | State::CgroupV1 { tmpfs: None, .. } => {
             return Err(StartError::other(format!(
                 "{} was not made",
                 destination.display()
@@ -288,7 +332,10 @@ fn failure(destination: &Path, source: Option<&Path>, error: io::Error) -> Start
 fn target(mount: &Planned, root: &Root) -> Result<OwnedFd, StartError> {
     let destination = &mount.destination;
     let (last, tree, source) = match &mount.state {
-        State::Bind { source, tree } => {
+        State::Bind {
+            source,
+            tree: Some(tree),
+        } => {
             let data = rustix::fs::fstat(tree).context(|| format!("cannot examine {}", source.display()))?;
             let is_directory = rustix::fs::FileType::from_raw_mode(data.st_mode).is_dir();
             (
@@ -378,17 +425,17 @@ fn attach_cgroups(
     filesystem::attach(tmpfs, target)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     for directory in directories {
+        let tree = directory.tree.ok_or(io::ErrorKind::NotFound)?;
         let place = rustix::fs::openat(tmpfs, &directory.name, flags, Mode::empty())?;
-        filesystem::attach(&directory.tree, &place)?;
+        filesystem::attach(&tree, &place)?;
     }
-    if options.set.contains(Attr::MOUNT_ATTR_RDONLY) {
-        let readonly = Change {
-            set: Attr::MOUNT_ATTR_RDONLY,
-            ..Change::none()
-        };
-        mount_setattr(tmpfs, &readonly)?;
-    }
-    Ok(())
+    let change = Change {
+        set: options.set,
+        propagation: Some(MountPropagationFlags::PRIVATE),
+        recursive: true,
+        ..Change::none()
+    };
+    mount_setattr(tmpfs, &change)
 }
 
 /// Checks at the end that the kernel's file systems are found where programs look for them.

@@ -22,19 +22,27 @@ use crate::{
     sys::mount::{Change, mount_setattr},
 };
 
-/// Where the root comes from.
+/// An overlay for kernels before 6.7, whose fsconfig(2) cannot take it: it is mounted the old way on its own upper (or
+/// lowest) directory, in the sandbox's mount namespace.
 #[derive(Debug)]
-pub(super) enum Source {
-    /// A mount attached nowhere.
-    Detached(OwnedFd),
-    /// An overlay for kernels before 6.7, whose fsconfig(2) cannot take it: it is mounted the old way on its own upper
-    /// (or lowest) directory, in the sandbox's mount namespace.
-    OldOverlay { target: PathBuf, data: String },
+pub(super) struct OldOverlay {
+    target: PathBuf,
+    data: String,
 }
 
-/// Makes the root of `spec`: the overlay that its first mount describes if that has destination `/`, else the
-/// directory `root.path`. Runs in the caller's mount namespace and shows nothing there.
-pub(super) fn prepare(spec: &Spec) -> Result<Source> {
+impl OldOverlay {
+    /// What `spec` asks for, if this kernel needs it done this way.
+    pub fn of(spec: &Spec) -> Result<Option<Self>> {
+        if knows_layers() {
+            return Ok(None);
+        }
+        overlay_of(spec).map(old_overlay).transpose()
+    }
+}
+
+/// Makes the root of `spec`, attached nowhere: the overlay that its first mount describes if that has destination `/`,
+/// else a copy of the directory `root.path`.
+pub(super) fn prepare(spec: &Spec) -> Result<OwnedFd> {
     if let Some(overlay) = overlay_of(spec) {
         return overlay_root(overlay);
     }
@@ -52,7 +60,7 @@ pub(super) fn prepare(spec: &Spec) -> Result<Source> {
         ..Change::none()
     };
     mount_setattr(&tree, &private).context(|| format!("cannot make {} private", path.display()))?;
-    Ok(Source::Detached(tree))
+    Ok(tree)
 }
 
 /// The mount that describes the root, if one does.
@@ -62,30 +70,22 @@ pub(super) fn overlay_of(spec: &Spec) -> Option<&Mount> {
     is_root.then_some(first)
 }
 
-fn overlay_root(mount: &Mount) -> Result<Source> {
+fn overlay_root(mount: &Mount) -> Result<OwnedFd> {
     let options = Options::of(mount)?;
-    if !knows_layers() {
-        return Ok(old_overlay(mount, &options));
-    }
     let filesystem = NewFilesystem::open("overlay")?;
     filesystem.set("source", Some("overlay"))?;
     for (key, value) in &options.data {
-        let value = value.as_deref();
-        match (key.as_str(), value) {
+        match (key.as_str(), value.as_deref()) {
             ("lowerdir", Some(list)) => {
                 for layer in split_layers(list) {
-                    filesystem
-                        .try_set("lowerdir+", Some(&layer))
-                        .context(|| format!("cannot use {layer} as a layer"))?;
+                    filesystem.set("lowerdir+", Some(&layer))?;
                 }
             }
-            _ => filesystem.set(key, value)?,
+            (key, value) => filesystem.set(key, value)?,
         }
     }
     // Read-only comes last: mount points have to be made first.
-    Ok(Source::Detached(
-        filesystem.mount(options.set - Attr::MOUNT_ATTR_RDONLY)?,
-    ))
+    filesystem.mount(options.set - Attr::MOUNT_ATTR_RDONLY)
 }
 
 /// Whether overlayfs takes layers one by one: since Linux 6.7. Before, fsconfig(2) may accept the option, and the mount
@@ -98,25 +98,22 @@ fn knows_layers() -> bool {
     (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) >= (6, 7)
 }
 
-fn old_overlay(mount: &Mount, options: &Options) -> Source {
+fn old_overlay(mount: &Mount) -> Result<OldOverlay> {
+    let options = Options::of(mount)?;
     let value = |key: &str| {
         let found = options.data.iter().find(|(k, _)| k == key);
         found.and_then(|(_, v)| v.as_deref())
     };
     let lowest = value("lowerdir").and_then(|list| split_layers(list).pop());
     let target = value("upperdir").map(String::from).or(lowest).unwrap_or_default();
-    let is_attribute = |o: &&String| matches!(o.as_str(), "ro" | "rw" | "nosuid" | "nodev" | "noexec");
-    let data: Vec<_> = mount
-        .options()
-        .iter()
-        .flatten()
-        .filter(|o| !is_attribute(o))
-        .cloned()
-        .collect();
-    Source::OldOverlay {
+    let option = |(key, value): &(String, Option<String>)| match value {
+        Some(value) => format!("{key}={value}"),
+        None => key.clone(),
+    };
+    Ok(OldOverlay {
         target: target.into(),
-        data: data.join(","),
-    }
+        data: options.data.iter().map(option).collect::<Vec<_>>().join(","),
+    })
 }
 
 /// The layers of a `lowerdir` option: separated by colons, a backslash takes the next character's meaning.
@@ -135,19 +132,20 @@ fn split_layers(list: &str) -> Vec<String> {
     layers
 }
 
-/// Makes `source` the root directory of the calling process, which has a mount namespace of its own, and lets go of
-/// everything that was mounted in it before.
-pub(super) fn enter(source: &Source) -> Result<Root> {
+/// Makes the root the root directory of the calling process, which has a mount namespace of its own, and lets go of
+/// everything that was mounted in it before. `detached` is what [`prepare`] made, unless it is an old overlay.
+pub(super) fn enter(detached: Option<OwnedFd>, old: Option<&OldOverlay>) -> Result<Root> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .context(|| "cannot make the mounts of the new namespace private")?;
-    let root = match source {
-        Source::Detached(mount) => {
+    let root = match (detached, old) {
+        (Some(mount), _) => {
             // On top of the old root: pivot_root(2) only needs it to be mounted somewhere below that.
-            move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            move_mount(&mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
                 .context(|| "cannot attach the root")?;
-            mount.try_clone().context(|| "cannot keep the root")?
+            mount
         }
-        Source::OldOverlay { target, data } => old_overlay_mount(target, data)?,
+        (None, Some(old)) => old_overlay_mount(&old.target, &old.data)?,
+        (None, None) => return Err(Error::internal("there is no root")),
     };
     let root = reopen(&root).context(|| "cannot open the root")?;
     rustix::process::fchdir(&root).context(|| "cannot enter the root")?;

@@ -40,6 +40,11 @@ impl Change {
             recursive: false,
         }
     }
+
+    /// Whether it changes nothing.
+    pub fn is_none(&self) -> bool {
+        self.set.is_empty() && self.clear.is_empty() && self.propagation.is_none()
+    }
 }
 
 /// Changes the mount whose root `mount` refers to.

@@ -42,3 +42,17 @@ pub(crate) fn install(program: &[Instruction], flags: u64) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Whether the kernel takes system calls of x32 (`CONFIG_X86_X32_ABI`).
+pub(crate) fn kernel_has_x32() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        const X32_BIT: libc::c_long = 0x4000_0000;
+        // SAFETY: getpid has no arguments and no effects.
+        (unsafe { libc::syscall(libc::SYS_getpid | X32_BIT) }) > 0
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}

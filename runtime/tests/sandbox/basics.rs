@@ -284,7 +284,7 @@ fn init_reaps_and_forwards() {
     let script = "trap 'echo got it; exit 3' TERM; \
         (sh -c 'sleep 0.01 & echo orphan') ; \
         echo $$; cat /proc/1/comm; \
-        while ls /proc/*/status | grep -q . && grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null; do :; done; \
+        while ls /proc/*/status | grep -q . && grep -l '^State:.Z' /proc/[0-9]*/status >/dev/null 2>&1; do :; done; \
         kill -TERM 1; while :; do :; done";
     let mut case = Case::script(script);
     case.annotate("berth.init", "true");

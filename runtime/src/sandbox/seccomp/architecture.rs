@@ -81,6 +81,11 @@ impl Architecture {
         }
     }
 
+    /// Whether the kernel runs its programs. Calls of one that it does not run fail in the kernel, filter or not.
+    pub fn is_there(self) -> bool {
+        self != Self::X32 || crate::sys::seccomp::kernel_has_x32()
+    }
+
     /// The one that `arch` of a specification names; none for those that a kernel of this family never runs.
     pub fn from_spec(arch: Arch) -> Option<Self> {
         let found = match arch {

@@ -53,74 +53,159 @@ pub(super) enum Decision {
 /// Decisions for ranges of call numbers: each holds from its number up to the next one's. The first begins at 0.
 pub(super) type Ranges = Vec<(u32, Decision)>;
 
-fn statement(code: u16, value: u32) -> Instruction {
-    Instruction {
-        code,
-        jump_true: 0,
-        jump_false: 0,
-        value,
-    }
-}
-
-fn branch(code: u16, value: u32, jump_true: u8, jump_false: u8) -> Instruction {
-    Instruction {
-        code,
-        jump_true,
-        jump_false,
-        value,
-    }
-}
-
-/// The whole program. Each architecture has its `AUDIT_ARCH_…` value, its argument size and its ranges; a call of any
-/// other one gets `foreign`.
+/// The whole program. Each architecture has its `AUDIT_ARCH_…` value, its ranges and whether its arguments have 32 bits
+/// only; a call of any other one gets `foreign`.
 pub(super) fn program(architectures: &[(u32, Ranges, bool)], foreign: Verdict) -> Vec<Instruction> {
-    let mut code = vec![statement(LOAD, ARCHITECTURE)];
-    for (audit, ranges, narrow) in architectures {
-        let mut block = vec![statement(LOAD, NUMBER)];
-        block.extend(search(ranges, *narrow));
-        code.push(branch(JUMP_IF_EQUAL, *audit, 1, 0));
-        code.push(statement(JUMP, block.len() as u32));
-        code.extend(block);
+    let mut code = Backwards::default();
+    let mut next = code.verdict(foreign);
+    for (audit, ranges, narrow) in architectures.iter().rev() {
+        let begin = code.search(ranges, *narrow);
+        code.continue_at(begin);
+        let found = code.push(LOAD, NUMBER);
+        next = code.branch(JUMP_IF_EQUAL, *audit, found, next);
     }
-    code.push(statement(RETURN, foreign));
-    code
+    code.push(LOAD, ARCHITECTURE);
+    code.finish()
 }
 
-/// Finds the range that the accumulator is in and decides.
-fn search(ranges: &[(u32, Decision)], narrow: bool) -> Vec<Instruction> {
-    let (left, right) = match ranges {
-        [] => return Vec::new(),
-        [(_, decision)] => return decide(decision, narrow),
-        _ => ranges.split_at(ranges.len() / 2),
-    };
-    let Some((first, _)) = right.first() else {
-        return Vec::new();
-    };
-    let (first, left, right) = (*first, search(left, narrow), search(right, narrow));
-    let mut code = Vec::with_capacity(left.len() + right.len() + 2);
-    match u8::try_from(left.len()) {
-        Ok(skip) => code.push(branch(JUMP_IF_AT_LEAST, first, skip, 0)),
-        Err(_) => {
-            code.push(branch(JUMP_IF_AT_LEAST, first, 0, 1));
-            code.push(statement(JUMP, left.len() as u32));
-        }
-    }
-    code.extend(left);
-    code.extend(right);
-    code
+/// Code that grows from its end. Jumps only lead forwards, so what they lead to is there when they are made; and as
+/// verdicts are shared while they are within reach, most leaves of the search cost nothing.
+#[derive(Default)]
+struct Backwards {
+    /// The last instruction first.
+    code: Vec<Instruction>,
+    /// Where the latest return of each verdict is.
+    verdicts: Vec<(Verdict, Place)>,
 }
 
-fn decide(decision: &Decision, narrow: bool) -> Vec<Instruction> {
-    match decision {
-        Decision::Always(verdict) => vec![statement(RETURN, *verdict)],
-        Decision::First(alternatives, otherwise) => {
-            let mut code = Vec::new();
-            for (conditions, verdict) in alternatives {
-                code.extend(alternative(conditions, *verdict, narrow));
+/// An instruction, counted from the end.
+type Place = usize;
+
+impl Backwards {
+    fn push(&mut self, code: u16, value: u32) -> Place {
+        self.insert(Instruction {
+            code,
+            jump_true: 0,
+            jump_false: 0,
+            value,
+        })
+    }
+
+    fn insert(&mut self, instruction: Instruction) -> Place {
+        self.code.push(instruction);
+        self.code.len() - 1
+    }
+
+    /// What a jump made as number `from` has to skip to reach `to`.
+    fn distance(from: Place, to: Place) -> usize {
+        from - to - 1
+    }
+
+    /// A return of `verdict` that a branch made soon can reach.
+    fn verdict(&mut self, verdict: Verdict) -> Place {
+        /// Leaves room for the few instructions of one condition.
+        const REACH: usize = 200;
+        let known = self
+            .verdicts
+            .iter()
+            .find(|(v, _)| *v == verdict)
+            .map(|(_, place)| *place);
+        match known {
+            Some(place) if Self::distance(self.code.len(), place) <= REACH => place,
+            _ => {
+                let place = self.push(RETURN, verdict);
+                self.verdicts.retain(|(v, _)| *v != verdict);
+                self.verdicts.push((verdict, place));
+                place
             }
-            code.push(statement(RETURN, *otherwise));
-            code
         }
+    }
+
+    /// A place from which a branch made next, or after one more such call, reaches `to`: `to` itself, or a jump to it.
+    fn near(&mut self, to: Place) -> Place {
+        if Self::distance(self.code.len() + 1, to) <= u8::MAX.into() {
+            return to;
+        }
+        let distance = Self::distance(self.code.len(), to);
+        self.push(JUMP, distance as u32)
+    }
+
+    /// Lets the instruction made next fall through to `place`.
+    fn continue_at(&mut self, place: Place) {
+        if place + 1 != self.code.len() {
+            let distance = Self::distance(self.code.len(), place);
+            self.push(JUMP, distance as u32);
+        }
+    }
+
+    /// A comparison of the accumulator that leads to `on_true` or `on_false`.
+    fn branch(&mut self, code: u16, value: u32, on_true: Place, on_false: Place) -> Place {
+        let (on_true, on_false) = (self.near(on_true), self.near(on_false));
+        let here = self.code.len();
+        self.insert(Instruction {
+            code,
+            jump_true: Self::distance(here, on_true) as u8,
+            jump_false: Self::distance(here, on_false) as u8,
+            value,
+        })
+    }
+
+    /// Finds the range that the accumulator, a call's number, is in and decides.
+    fn search(&mut self, ranges: &[(u32, Decision)], narrow: bool) -> Place {
+        let (left, right) = match ranges {
+            [(_, decision)] => return self.decide(decision, narrow),
+            _ => ranges.split_at(ranges.len() / 2),
+        };
+        let Some((first, _)) = right.first() else {
+            return self.code.len().saturating_sub(1);
+        };
+        let at_least = self.search(right, narrow);
+        let below = self.search(left, narrow);
+        self.branch(JUMP_IF_AT_LEAST, *first, at_least, below)
+    }
+
+    fn decide(&mut self, decision: &Decision, narrow: bool) -> Place {
+        match decision {
+            Decision::Always(verdict) => self.verdict(*verdict),
+            Decision::First(alternatives, otherwise) => {
+                let mut next = self.verdict(*otherwise);
+                for (conditions, verdict) in alternatives.iter().rev() {
+                    let mut holds = self.verdict(*verdict);
+                    for condition in conditions.iter().rev() {
+                        holds = self.condition(condition, narrow || condition.narrow, holds, next);
+                    }
+                    next = holds;
+                }
+                next
+            }
+        }
+    }
+
+    /// Leads to `holds` or `fails`.
+    fn condition(&mut self, condition: &Condition, narrow: bool, holds: Place, fails: Place) -> Place {
+        let mut place = holds;
+        for step in steps(condition, narrow).into_iter().rev() {
+            // What was made last is the next step, if this is not the last one.
+            let next = place;
+            let to = |to: To| match to {
+                To::Next => next,
+                To::Holds => holds,
+                To::Fails => fails,
+            };
+            place = match step.code {
+                LOAD | AND => {
+                    debug_assert_eq!(next, self.code.len() - 1);
+                    self.push(step.code, step.value)
+                }
+                code => self.branch(code, step.value, to(step.on_true), to(step.on_false)),
+            };
+        }
+        place
+    }
+
+    fn finish(mut self) -> Vec<Instruction> {
+        self.code.reverse();
+        self.code
     }
 }
 
@@ -132,93 +217,71 @@ enum To {
     Fails,
 }
 
-/// All conditions, then the verdict; behind it if one does not hold.
-fn alternative(conditions: &[Condition], verdict: Verdict, narrow: bool) -> Vec<Instruction> {
-    let mut code = vec![statement(RETURN, verdict)];
-    // From the end, as it is known then how far the end is.
-    for condition in conditions.iter().rev() {
-        let steps = steps(condition, narrow || condition.narrow);
-        let mut part = Vec::with_capacity(steps.len());
-        for (i, (code_, value, on_true, on_false)) in steps.iter().copied().enumerate() {
-            let after = steps.len() - i - 1;
-            // At most six conditions of six steps each: these always fit.
-            let skip = |to: To| match to {
-                To::Next => 0,
-                To::Holds => after as u8,
-                To::Fails => (after + code.len()) as u8,
-            };
-            part.push(branch(code_, value, skip(on_true), skip(on_false)));
-        }
-        part.extend(code);
-        code = part;
-    }
-    code
+/// One instruction of a condition.
+#[derive(Clone, Copy)]
+struct Step {
+    code: u16,
+    value: u32,
+    on_true: To,
+    on_false: To,
 }
 
-/// A condition as instructions with symbolic targets.
-fn steps(condition: &Condition, narrow: bool) -> Vec<(u16, u32, To, To)> {
+/// A condition as instructions with symbolic targets. The last one is always a comparison.
+fn steps(condition: &Condition, narrow: bool) -> Vec<Step> {
     use To::{Fails, Holds, Next};
     let low = ARGUMENTS + 8 * u32::from(condition.argument);
-    let split = |v: u64| ((v >> 32) as u32, v as u32);
-    let load = |offset| (LOAD, offset, Next, Next);
-    // Without the upper half, the decision falls with the lower one.
+    let (upper, lower) = match condition.test {
+        Test::Equal(v)
+        | Test::NotEqual(v)
+        | Test::Less(v)
+        | Test::LessOrEqual(v)
+        | Test::Greater(v)
+        | Test::GreaterOrEqual(v) => ((v >> 32) as u32, v as u32),
+        Test::MaskedEqual { value, .. } => ((value >> 32) as u32, value as u32),
+    };
+    let step = |code, value, on_true, on_false| Step {
+        code,
+        value,
+        on_true,
+        on_false,
+    };
+    let load = |offset| step(LOAD, offset, Next, Next);
+    let is = |value, on_true, on_false| step(JUMP_IF_EQUAL, value, on_true, on_false);
+    let above = |value, on_true, on_false| step(JUMP_IF_GREATER, value, on_true, on_false);
+    let at_least = |value, on_true, on_false| step(JUMP_IF_AT_LEAST, value, on_true, on_false);
+    let and = |mask| step(AND, mask, Next, Next);
+    // The upper half decides, unless it is equal: then the lower one does.
+    let (first, second) = match condition.test {
+        Test::Equal(_) => (vec![is(upper, Next, Fails)], vec![is(lower, Holds, Fails)]),
+        Test::NotEqual(_) => (vec![is(upper, Next, Holds)], vec![is(lower, Fails, Holds)]),
+        Test::Less(_) => (
+            vec![above(upper, Fails, Next), is(upper, Next, Holds)],
+            vec![at_least(lower, Fails, Holds)],
+        ),
+        Test::LessOrEqual(_) => (
+            vec![above(upper, Fails, Next), is(upper, Next, Holds)],
+            vec![above(lower, Fails, Holds)],
+        ),
+        Test::Greater(_) => (
+            vec![above(upper, Holds, Next), is(upper, Next, Fails)],
+            vec![above(lower, Holds, Fails)],
+        ),
+        Test::GreaterOrEqual(_) => (
+            vec![above(upper, Holds, Next), is(upper, Next, Fails)],
+            vec![at_least(lower, Holds, Fails)],
+        ),
+        Test::MaskedEqual { mask, .. } => (
+            vec![and((mask >> 32) as u32), is(upper, Next, Fails)],
+            vec![and(mask as u32), is(lower, Holds, Fails)],
+        ),
+    };
     let mut steps = Vec::with_capacity(6);
-    let mut upper = |parts: &[(u16, u32, To, To)]| {
-        if !narrow {
-            steps.push(load(low + 4));
-            steps.extend_from_slice(parts);
-        }
-    };
-    let lower: Vec<(u16, u32, To, To)> = match condition.test {
-        Test::Equal(v) => {
-            upper(&[(JUMP_IF_EQUAL, split(v).0, Next, Fails)]);
-            vec![(JUMP_IF_EQUAL, split(v).1, Holds, Fails)]
-        }
-        Test::NotEqual(v) => {
-            upper(&[(JUMP_IF_EQUAL, split(v).0, Next, Holds)]);
-            vec![(JUMP_IF_EQUAL, split(v).1, Fails, Holds)]
-        }
-        Test::Less(v) => {
-            upper(&[
-                (JUMP_IF_GREATER, split(v).0, Fails, Next),
-                (JUMP_IF_EQUAL, split(v).0, Next, Holds),
-            ]);
-            vec![(JUMP_IF_AT_LEAST, split(v).1, Fails, Holds)]
-        }
-        Test::LessOrEqual(v) => {
-            upper(&[
-                (JUMP_IF_GREATER, split(v).0, Fails, Next),
-                (JUMP_IF_EQUAL, split(v).0, Next, Holds),
-            ]);
-            vec![(JUMP_IF_GREATER, split(v).1, Fails, Holds)]
-        }
-        Test::Greater(v) => {
-            upper(&[
-                (JUMP_IF_GREATER, split(v).0, Holds, Next),
-                (JUMP_IF_EQUAL, split(v).0, Next, Fails),
-            ]);
-            vec![(JUMP_IF_GREATER, split(v).1, Holds, Fails)]
-        }
-        Test::GreaterOrEqual(v) => {
-            upper(&[
-                (JUMP_IF_GREATER, split(v).0, Holds, Next),
-                (JUMP_IF_EQUAL, split(v).0, Next, Fails),
-            ]);
-            vec![(JUMP_IF_AT_LEAST, split(v).1, Holds, Fails)]
-        }
-        Test::MaskedEqual { mask, value } => {
-            upper(&[
-                (AND, split(mask).0, Next, Next),
-                (JUMP_IF_EQUAL, split(value).0, Next, Fails),
-            ]);
-            vec![
-                (AND, split(mask).1, Next, Next),
-                (JUMP_IF_EQUAL, split(value).1, Holds, Fails),
-            ]
-        }
-    };
+    if !narrow {
+        steps.push(load(low + 4));
+        steps.extend(first);
+    }
     steps.push(load(low));
-    steps.extend(lower);
+    steps.extend(second);
     steps
 }
 
@@ -305,7 +368,7 @@ mod tests {
     proptest! {
         #[test]
         fn conditions_mean_what_they_say(
-            alternatives in prop::collection::vec(prop::collection::vec(condition(), 1..4), 1..4),
+            alternatives in prop::collection::vec(prop::collection::vec(condition(), 1..4), 1..40),
             arguments in prop::array::uniform6(number()),
         ) {
             let expected = alternatives.iter().position(|conditions| {

@@ -52,7 +52,11 @@ impl Filter {
     /// Docker's default profile for processes that can get `capabilities` (a bit mask) at most.
     pub fn builtin(capabilities: u64) -> Result<Self> {
         static CACHE: Mutex<Vec<(u64, Arc<[seccomp::Instruction]>)>> = Mutex::new(Vec::new());
-        let profile = || builtin::profile(capabilities);
+        let profile = || {
+            let mut profile = builtin::profile(capabilities);
+            profile.architectures.retain(|a| a.is_there());
+            profile
+        };
         let known = {
             let cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
             cache
