@@ -41,6 +41,10 @@ const START_FAILED: u8 = 125;
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Err(error) = sandbox::run_from_read_only_copy() {
+        eprintln!("{error}");
+        return ExitCode::from(START_FAILED);
+    }
     let result = match arguments.as_slice() {
         ["run", spec, rest @ ..] => run(spec, rest),
         ["time", spec, count] => time(spec, count),

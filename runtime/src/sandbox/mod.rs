@@ -12,6 +12,7 @@ mod create;
 pub mod defaults;
 mod devices;
 mod exec;
+mod executable;
 mod failure;
 mod filesystem;
 mod identity;
@@ -45,7 +46,7 @@ use nix::{
 use oci_spec::runtime::{Process, Spec};
 
 use self::channel::{Channel, Message};
-pub use self::failure::StartError;
+pub use self::{executable::run_from_read_only_copy, failure::StartError};
 use crate::{
     Result,
     cgroup::Cgroup,

@@ -3,7 +3,7 @@
 use std::{
     ffi::{CStr, CString, c_char},
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
 };
 
@@ -106,14 +106,37 @@ impl Program {
 
     /// Replaces the process's program; returns only if that fails.
     pub fn execute(&self) -> io::Error {
-        let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-            strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
-        };
         let (arguments, environment) = (pointers(&self.arguments), pointers(&self.environment));
         // SAFETY: all strings end in NUL, both arrays end in a null pointer, and all live across the call.
         unsafe { libc::execve(self.path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
         io::Error::last_os_error()
     }
+}
+
+/// The strings as execve(2) takes them. They have to outlive what is made here.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// Replaces the process's program by the one that `file` (`O_PATH` will do) refers to; returns only if that fails.
+pub(crate) fn execute_file(
+    file: BorrowedFd<'_>,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Error {
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: the path and all strings end in NUL, both arrays end in a null pointer, and all live across the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
 }
 
 /// Raises or lowers a limit of the calling process (setrlimit(2)).

@@ -269,5 +269,12 @@ fn the_engine_cannot_be_run_from_inside() {
     let engine = std::env::current_exe().unwrap();
     let before = fingerprint(&engine);
     case.run();
+    // The program of a process that is a copy of the engine: an init that was never executed. With every right to open
+    // it, what is opened is read-only, whether the engine runs or not.
+    let mut case = Case::script("echo > /proc/1/exe");
+    case.annotate("berth.init", "true")
+        .capabilities(&["SYS_PTRACE", "DAC_OVERRIDE"]);
+    let output = case.run();
+    assert!(output.stderr.contains("Read-only file system"), "{output:?}");
     assert_eq!(fingerprint(&engine), before);
 }
