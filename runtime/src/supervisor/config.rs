@@ -14,7 +14,7 @@ use crate::{Result, error::Context, log::JsonFile};
 pub const SPEC_FILE: &str = "config.json";
 /// Name of the [`SupervisorConfig`] in the bundle.
 pub const CONFIG_FILE: &str = "supervisor.json";
-/// Name of the supervisor's own record of what it runs, in the bundle; [`recover`](super::recover) reads it.
+/// Name of the supervisor's own record of what it runs, in the bundle; [`recover()`](super::recover()) reads it.
 pub const STATE_FILE: &str = "supervisor-state.json";
 
 /// Settings of one supervisor. Whether there is a terminal, its first size, the cgroup and its limits come from the

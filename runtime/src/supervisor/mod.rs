@@ -14,8 +14,8 @@
 //! | `config.json` | engine | OCI runtime specification |
 //! | `supervisor.json` | engine | [`SupervisorConfig`] |
 //! | `supervisor.sock` | supervisor | its socket, mode 0600, gone once the exit status is on disk |
-//! | `supervisor-state.json` | supervisor | what [`recover`] needs if the supervisor is killed |
-//! | `exit.json` | supervisor or [`recover`] | [`ExitStatus`] |
+//! | `supervisor-state.json` | supervisor | what [`recover()`] needs if the supervisor is killed |
+//! | `exit.json` | supervisor or [`recover()`] | [`ExitStatus`] |
 //!
 //! The supervisor holds an exclusive flock(2) on the bundle directory from its first step until the exit status is
 //! on disk; whoever holds it decides what happens to the container.

@@ -147,6 +147,12 @@ impl Bundle {
         self
     }
 
+    /// With an init in front of the command.
+    pub fn init(mut self) -> Self {
+        self.spec["annotations"] = json!({ "berth.init": "true" });
+        self
+    }
+
     pub fn log(mut self, change: impl FnOnce(&mut JsonFile)) -> Self {
         if let LogConfig::JsonFile(log) = &mut self.config.log {
             change(log);

@@ -100,9 +100,12 @@ fn lost(container: &mut Container) {
 }
 
 fn a_killed_supervisor_takes_its_container_along() {
-    let mut container = Bundle::command(&["/bin/sleep", "1000"]).start();
-    lost(&mut container);
-    assert!(container.exit_file().started_at.is_some());
+    let sleeper = || Bundle::command(&["/bin/sleep", "1000"]);
+    for bundle in [sleeper(), sleeper().init()] {
+        let mut container = bundle.start();
+        lost(&mut container);
+        assert!(container.exit_file().started_at.is_some());
+    }
 }
 
 fn a_supervisor_killed_before_the_start() {

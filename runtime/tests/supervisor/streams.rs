@@ -24,6 +24,7 @@ crate::tests![
     a_client_that_takes_nothing_is_cut_off,
     fifty_dead_clients_hold_nothing_up,
     everybody_gets_what_they_asked_for,
+    any_user_can_reopen_the_streams,
     strangers_are_answered,
 ];
 
@@ -32,13 +33,16 @@ fn lines(n: u32) -> String {
 }
 
 fn the_end_of_input_ends_it_once() {
-    let mut container = Bundle::command(&["/bin/cat"]).stdin(true).launch();
-    let mut stream = container.attach(ALL);
-    container.start();
-    stream.write_all(b"hello\n").unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(frames(&mut stream).0, "hello\n");
-    assert_eq!(container.exit().exit_code, 0);
+    let cat = || Bundle::command(&["/bin/cat"]).stdin(true);
+    for bundle in [cat(), cat().init()] {
+        let mut container = bundle.launch();
+        let mut stream = container.attach(ALL);
+        container.start();
+        stream.write_all(b"hello\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(frames(&mut stream).0, "hello\n");
+        assert_eq!(container.exit().exit_code, 0);
+    }
 }
 
 fn input_is_kept_open_for_the_next_client() {
@@ -240,6 +244,19 @@ fn everybody_gets_what_they_asked_for() {
     assert_eq!(frames(&mut none), (String::new(), String::new()));
     assert_eq!(frames(&mut feeding), ("out\n".repeat(3), "err\n".repeat(3)));
     container.exit();
+}
+
+fn any_user_can_reopen_the_streams() {
+    let mut bundle =
+        Bundle::shell("echo out > /dev/stdout; echo err > /dev/stderr; cat /dev/stdin").stdin(true);
+    bundle.spec["process"]["user"] = serde_json::json!({ "uid": 1000, "gid": 1000 });
+    let mut container = bundle.launch();
+    let mut stream = container.attach(ALL);
+    container.start();
+    stream.write_all(b"in\n").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(frames(&mut stream), ("out\nin\n".into(), "err\n".into()));
+    assert_eq!(container.exit().exit_code, 0);
 }
 
 fn strangers_are_answered() {
