@@ -1,13 +1,14 @@
 //! The content store: files named by their digest, complete and verified whenever they are visible.
 //!
 //! `<root>/content/blobs/sha256/<hex>`, laid out like an OCI image layout. A blob is written under a temporary name in
-//! `<root>/content/ingest` and renamed once its digest is known. Nothing here is synced one by one: whoever makes a
-//! blob part of an image syncs the file system first.
+//! `<root>/content/ingest` and renamed once its digest is known. Whoever makes a blob part of an image calls
+//! [`BlobStore::sync`] first.
 
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tempfile::NamedTempFile;
@@ -15,6 +16,7 @@ use tempfile::NamedTempFile;
 use super::{
     digest::{Digest, HashingWriter},
     disk,
+    trash::Trash,
 };
 use crate::{Error, Kind, Result, error::Context};
 
@@ -23,6 +25,7 @@ use crate::{Error, Kind, Result, error::Context};
 pub struct BlobStore {
     blobs: PathBuf,
     ingest: PathBuf,
+    trash: Arc<Trash>,
 }
 
 impl BlobStore {
@@ -30,14 +33,15 @@ impl BlobStore {
     ///
     /// # Errors
     /// If the file system fails.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub fn open(root: &Path, trash: &Arc<Trash>) -> Result<Self> {
         let store = Self {
             blobs: root.join("content/blobs/sha256"),
             ingest: root.join("content/ingest"),
+            trash: Arc::clone(trash),
         };
         disk::make_dir(&store.blobs)?;
         disk::make_dir(&store.ingest)?;
-        disk::sweep_temporary(&store.ingest)?;
+        trash.sweep(&store.ingest)?;
         Ok(store)
     }
 
@@ -71,7 +75,7 @@ impl BlobStore {
                 "wrong size of {digest}: expected {size} bytes, got {what} {got}"
             )));
         }
-        writer.finish()?.commit(Some(digest))
+        writer.finish()?.commit(Some(digest)).map(drop)
     }
 
     /// The size of a blob in bytes; `None` if it is not here.
@@ -126,12 +130,20 @@ impl BlobStore {
     /// # Errors
     /// If the file system fails.
     pub fn remove(&self, digest: &Digest) -> Result<()> {
-        match fs::remove_file(self.path(digest)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(Error::internal(format!("cannot remove the blob {digest}")).caused_by(e))
-            }
-            _ => Ok(()),
+        self.trash.discard(&self.path(digest))
+    }
+
+    /// Makes sure that blobs survive a power failure.
+    ///
+    /// # Errors
+    /// If one is not here or the file system fails.
+    pub fn sync<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) -> Result<()> {
+        for digest in digests {
+            self.open_blob(digest)?
+                .sync_data()
+                .context(|| format!("cannot write out {digest}"))?;
         }
+        disk::sync_dir(&self.blobs).context(|| format!("cannot write out {}", self.blobs.display()))
     }
 
     /// All blobs.
@@ -202,11 +214,11 @@ impl FinishedBlob<'_> {
         self.size
     }
 
-    /// Makes it visible under its digest, which must be `expected` if that is given.
+    /// Makes it visible under its digest, which must be `expected` if that is given. Returns the blob's file, open.
     ///
     /// # Errors
     /// [`Kind::Invalid`] if it is another one.
-    pub fn commit(self, expected: Option<&Digest>) -> Result<()> {
+    pub fn commit(self, expected: Option<&Digest>) -> Result<File> {
         if let Some(expected) = expected
             && *expected != self.digest
         {
@@ -216,11 +228,10 @@ impl FinishedBlob<'_> {
             )));
         }
         if self.store.size(&self.digest)? == Some(self.size) {
-            return Ok(());
+            return self.store.open_blob(&self.digest);
         }
         self.file
             .persist(self.store.path(&self.digest))
-            .map(drop)
             .map_err(|e| Error::internal(format!("cannot store {}", self.digest)).caused_by(e.error))
     }
 }
@@ -229,9 +240,13 @@ impl FinishedBlob<'_> {
 mod tests {
     use super::*;
 
+    fn open(root: &Path) -> BlobStore {
+        BlobStore::open(root, &Arc::new(Trash::open(root).unwrap())).unwrap()
+    }
+
     fn store() -> (tempfile::TempDir, BlobStore) {
         let dir = tempfile::tempdir().unwrap();
-        let store = BlobStore::open(dir.path()).unwrap();
+        let store = open(dir.path());
         (dir, store)
     }
 
@@ -290,7 +305,7 @@ mod tests {
         let digest = put(&store, b"hello");
         fs::write(store.ingest.join(".tmp-dead"), "partial").unwrap();
         fs::write(store.path(&digest), "hallo").unwrap();
-        let store = BlobStore::open(dir.path()).unwrap();
+        let store = open(dir.path());
         assert!(ingest_is_empty(&store));
         assert_eq!(store.read(&digest, 5).unwrap_err().kind(), Kind::Internal);
     }

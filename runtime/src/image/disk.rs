@@ -5,13 +5,11 @@ use std::{
     io::{self, Write},
     os::{fd::AsFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::tree;
-use crate::{
-    Result,
-    error::{Context, Error},
-};
+use super::{trash::Trash, tree};
+use crate::{Error, Result, error::Context};
 
 /// Makes the directory `path` and those above it that are missing, for the engine's user alone.
 ///
@@ -71,47 +69,50 @@ pub fn sync_file_system(dir: &Path) -> Result<()> {
     sync().context(|| format!("cannot write out {}", dir.display()))
 }
 
-/// How names of things under construction begin. [`sweep_temporary`] removes what an engine that died left of them.
-pub const TEMPORARY: &str = ".tmp-";
-
-/// Removes everything under construction in `dir`.
+/// What identifies the running kernel: what it holds in memory is lost with it.
 ///
 /// # Errors
-/// If the file system fails.
-pub fn sweep_temporary(dir: &Path) -> Result<()> {
-    let sweep = || -> io::Result<()> {
-        let parent = File::open(dir)?;
-        for name in tree::list(parent.as_fd())? {
-            if name.starts_with(TEMPORARY.as_bytes()) {
-                tree::remove_all(parent.as_fd(), &name)?;
-            }
-        }
-        Ok(())
-    };
-    sweep().context(|| format!("cannot clean {}", dir.display()))
+/// If it cannot be read.
+pub fn boot_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let text = fs::read_to_string(PATH).context(|| format!("cannot read {PATH}"))?;
+    Ok(text.trim().to_owned())
 }
+
+/// How names of things under construction begin. [`Trash::sweep`] removes what an engine that died left of them.
+pub const TEMPORARY: &str = ".tmp-";
 
 /// The names of the files and directories in `dir` that are not under construction, unsorted.
 ///
 /// # Errors
 /// If the directory cannot be read.
 pub fn list(dir: &Path) -> Result<Vec<String>> {
+    let mut names = list_all(dir)?;
+    names.retain(|name| !name.starts_with(TEMPORARY));
+    Ok(names)
+}
+
+/// All names in `dir`, unsorted; those that are no text are none of the engine's.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn list_all(dir: &Path) -> Result<Vec<String>> {
     let list = || -> io::Result<Vec<String>> {
         let names = tree::list(File::open(dir)?.as_fd())?;
         Ok(names
             .into_iter()
             .filter_map(|name| String::from_utf8(name).ok())
-            .filter(|name| !name.starts_with(TEMPORARY))
             .collect())
     };
     list().context(|| format!("cannot list {}", dir.display()))
 }
 
-/// A directory under construction; it is removed with all it holds unless [`Scratch::keep`] gave it a name.
+/// A directory under construction; it is thrown away unless [`Scratch::keep`] gave it a name.
 #[derive(Debug)]
 pub struct Scratch {
     parent: PathBuf,
     name: Option<String>,
+    trash: Arc<Trash>,
 }
 
 impl Scratch {
@@ -119,7 +120,7 @@ impl Scratch {
     ///
     /// # Errors
     /// If the file system fails.
-    pub fn new(parent: &Path) -> Result<Self> {
+    pub fn new(parent: &Path, trash: &Arc<Trash>) -> Result<Self> {
         loop {
             let name = format!("{TEMPORARY}{:016x}", rand::random::<u64>());
             match DirBuilder::new().mode(0o700).create(parent.join(&name)) {
@@ -127,14 +128,13 @@ impl Scratch {
                     return Ok(Self {
                         parent: parent.to_owned(),
                         name: Some(name),
+                        trash: Arc::clone(trash),
                     });
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => {
-                    return Err(
-                        Error::internal(format!("cannot make a directory in {}", parent.display()))
-                            .caused_by(e),
-                    );
+                    let message = format!("cannot make a directory in {}", parent.display());
+                    return Err(Error::internal(message).caused_by(e));
                 }
             }
         }
@@ -145,7 +145,7 @@ impl Scratch {
         self.parent.join(self.name.as_deref().unwrap_or_default())
     }
 
-    /// Gives it its final name. `false` if there is something of that name already; it is removed then.
+    /// Gives it its final name. `false` if there is something of that name already; it is thrown away then.
     ///
     /// # Errors
     /// If the file system fails.
@@ -170,25 +170,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let Some(name) = &self.name else { return };
-        let removed = File::open(&self.parent)
-            .and_then(|parent| Ok(tree::remove_all(parent.as_fd(), name.as_bytes())?));
-        if let Err(error) = removed {
+        if self.name.is_some()
+            && let Err(error) = self.trash.discard(&self.path())
+        {
             // The next start sweeps it.
-            tracing::warn!(%error, path = %self.path().display(), "cannot remove a temporary directory");
+            tracing::warn!(%error, "cannot remove a temporary directory");
         }
-    }
-}
-
-/// Removes the directory `parent/name` with all it holds: gone from its name at once, whatever happens then.
-///
-/// # Errors
-/// If the file system fails.
-pub fn remove_dir(parent: &Path, name: &str) -> Result<()> {
-    let scratch = Scratch::new(parent)?;
-    match fs::rename(parent.join(name), scratch.path()) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.context(|| format!("cannot remove {}", parent.join(name).display())),
     }
 }
 
@@ -210,30 +197,15 @@ mod tests {
 
     #[test]
     fn scratch_directories_vanish_or_stay() {
-        let dir = tempfile::tempdir().unwrap();
-        let (first, second) = (
-            Scratch::new(dir.path()).unwrap(),
-            Scratch::new(dir.path()).unwrap(),
-        );
+        let root = tempfile::tempdir().unwrap();
+        let trash = Arc::new(Trash::open(root.path()).unwrap());
+        let dir = tempfile::tempdir_in(root.path()).unwrap();
+        let [first, second] = [(), ()].map(|()| Scratch::new(dir.path(), &trash).unwrap());
         fs::create_dir(first.path().join("fs")).unwrap();
         fs::create_dir(second.path().join("fs")).unwrap();
         assert!(list(dir.path()).unwrap().is_empty());
         assert!(first.keep("kept").unwrap());
         assert!(!second.keep("kept").unwrap());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        remove_dir(dir.path(), "kept").unwrap();
-        remove_dir(dir.path(), "kept").unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn leftovers_are_swept() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join(".tmp-1")).unwrap();
-        fs::write(dir.path().join(".tmp-1/x"), "").unwrap();
-        fs::write(dir.path().join(".tmp-2"), "").unwrap();
-        fs::write(dir.path().join("kept"), "").unwrap();
-        sweep_temporary(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -4,6 +4,9 @@
 //! whatever: its key is its *diff ID*, and all images share it. An archive that leaves out directories or links to
 //! files of lower layers (see [`super::unpack::settle`]) makes another tree on each stack of lower layers: its key is
 //! the *chain ID*. A directory of this name is complete: it is built under a temporary name and renamed.
+//!
+//! Nobody waits until a layer is on disk, for it can be made again from its blob. When it is, a thread notes so with a
+//! file `flushed`; a layer without one is only trusted by the kernel that made it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,12 +27,15 @@ use super::{
     digest::{Digest, HashingReader},
     disk::{self, Scratch},
     limits::Limits,
+    trash::Trash,
     unpack::{self, Options, Outcome},
+    worker::Worker,
 };
 use crate::{Error, Result, error::Context};
 
 const RECORD: &str = "layer.json";
 const TREE: &str = "fs";
+const FLUSHED: &str = "flushed";
 /// The mode of a layer's root when the archive says nothing about it.
 const ROOT_MODE: u32 = 0o755;
 
@@ -54,6 +60,8 @@ struct Record {
     size: u64,
     #[serde(default)]
     opaque: bool,
+    /// The kernel that ran when it was made.
+    boot: String,
 }
 
 /// The layers below one root.
@@ -61,6 +69,9 @@ struct Record {
 pub struct LayerStore {
     dir: PathBuf,
     limits: Limits,
+    boot: String,
+    trash: Arc<Trash>,
+    flusher: Worker<Digest>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -104,28 +115,32 @@ impl LayerStore {
     ///
     /// # Errors
     /// If the file system fails.
-    pub fn open(root: &Path, limits: Limits) -> Result<Self> {
+    pub fn open(root: &Path, limits: Limits, trash: &Arc<Trash>) -> Result<Self> {
         let dir = root.join("layers");
         disk::make_dir(&dir)?;
-        disk::sweep_temporary(&dir)?;
-        let mut state = State::default();
-        for name in disk::list(&dir)? {
-            match read_record(&dir, &name) {
+        trash.sweep(&dir)?;
+        let of_flusher = dir.clone();
+        let store = Self {
+            flusher: Worker::start("image-flush", usize::MAX, move |keys| flush(&of_flusher, keys))?,
+            dir,
+            limits,
+            boot: disk::boot_id()?,
+            trash: Arc::clone(trash),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        for name in disk::list(&store.dir)? {
+            match store.read(&name) {
                 Ok(layer) => {
-                    state.ready.insert(layer.key, Arc::new(layer));
+                    store.lock().ready.insert(layer.key, Arc::new(layer));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, layer = name, "removing a damaged layer");
-                    disk::remove_dir(&dir, &name)?;
+                    tracing::warn!(%error, layer = name, "removing a layer that cannot be trusted");
+                    trash.discard(&store.dir.join(&name))?;
                 }
             }
         }
-        Ok(Self {
-            dir,
-            limits,
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        })
+        Ok(store)
     }
 
     /// The layer `diff_id` on top of the stack whose chain ID with it is `chain_id`, if it is unpacked.
@@ -215,11 +230,11 @@ impl LayerStore {
     /// If the file system fails.
     pub fn remove(&self, key: &Digest) -> Result<()> {
         self.lock().ready.remove(key);
-        disk::remove_dir(&self.dir, &key.hex())
+        self.trash.discard(&self.dir.join(key.hex()))
     }
 
     fn unpack(&self, blob: &Digest, archive: impl Read) -> Result<Unpacked> {
-        let scratch = Scratch::new(&self.dir)?;
+        let scratch = Scratch::new(&self.dir, &self.trash)?;
         let tree = scratch.path().join(TREE);
         DirBuilder::new()
             .create(&tree)
@@ -258,6 +273,7 @@ impl LayerStore {
             diff_id,
             size: outcome.size,
             opaque: outcome.root_opaque,
+            boot: self.boot.clone(),
         };
         let bytes = serde_json::to_vec(&record).context(|| "cannot describe a layer")?;
         fs::write(scratch.path().join(RECORD), bytes).context(|| "cannot describe a layer")?;
@@ -268,9 +284,34 @@ impl LayerStore {
             opaque: outcome.root_opaque,
         });
         // Somebody else may have been faster; then ours vanishes and theirs, which is the same, is used.
-        scratch.keep(&key.hex())?;
+        if scratch.keep(&key.hex())? {
+            self.flusher.push(key);
+        }
         self.lock().ready.insert(key, Arc::clone(&layer));
         Ok(layer)
+    }
+
+    fn read(&self, name: &str) -> Result<Layer> {
+        let key = Digest::from_hex(name)?;
+        let dir = self.dir.join(name);
+        let path = dir.join(RECORD);
+        let bytes = fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
+        let record: Record =
+            serde_json::from_slice(&bytes).context(|| format!("cannot read {}", path.display()))?;
+        if !dir.join(FLUSHED).exists() {
+            if record.boot != self.boot {
+                return Err(Error::internal(format!(
+                    "{name} may not have reached the disk before a power failure"
+                )));
+            }
+            self.flusher.push(key);
+        }
+        Ok(Layer {
+            key,
+            diff_id: record.diff_id,
+            size: record.size,
+            opaque: record.opaque,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -291,18 +332,24 @@ impl Drop for Busy<'_> {
     }
 }
 
-fn read_record(dir: &Path, name: &str) -> Result<Layer> {
-    let key = Digest::from_hex(name)?;
-    let path = dir.join(name).join(RECORD);
-    let bytes = fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
-    let record: Record = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::internal(format!("cannot read {}", path.display())).caused_by(e))?;
-    Ok(Layer {
-        key,
-        diff_id: record.diff_id,
-        size: record.size,
-        opaque: record.opaque,
-    })
+/// Notes that layers are on disk as soon as they are.
+fn flush(dir: &Path, keys: Vec<Digest>) {
+    let flushed = disk::sync_file_system(dir).and_then(|()| {
+        keys.iter().try_for_each(|key| {
+            let path = dir.join(key.hex()).join(FLUSHED);
+            match File::create(&path) {
+                // It was removed meanwhile.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                result => result
+                    .map(drop)
+                    .context(|| format!("cannot make {}", path.display())),
+            }
+        })
+    });
+    if let Err(error) = flushed {
+        // They are made again after a power failure, and noted at the next start.
+        tracing::warn!(%error, "cannot write out layers");
+    }
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd> {

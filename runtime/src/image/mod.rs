@@ -24,8 +24,10 @@ mod store;
 mod tar_reader;
 #[cfg(test)]
 mod testing;
+mod trash;
 mod tree;
 mod unpack;
+mod worker;
 mod xattr;
 
 pub use blobs::{BlobStore, BlobWriter, FinishedBlob};

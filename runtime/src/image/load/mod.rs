@@ -1,7 +1,7 @@
 //! Image archives become images.
 //!
 //! The archive is read once. Its blobs go to the content store as they come, and while the next one is read the last
-//! one is unpacked already, for most blobs of an archive are layers. When the archive is read its documents are known,
+//! one is unpacked and written out already, for most blobs of an archive are layers. When the archive is read its documents are known,
 //! and images are put together from what is there.
 
 pub mod docker;
@@ -9,9 +9,12 @@ pub mod oci;
 mod queue;
 mod spool;
 
-use std::{io::Read, sync::mpsc, thread};
+use std::{fs::File, io::Read, sync::mpsc, thread};
 
-use self::{queue::Unpacker, spool::Spool};
+use self::{
+    queue::Unpacker,
+    spool::{Arrival, Spool},
+};
 
 use super::{
     compress,
@@ -21,7 +24,7 @@ use super::{
     reference::Reference,
     store::ImageStore,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, error::Context};
 
 /// An image that an archive offers.
 #[derive(Debug)]
@@ -73,23 +76,27 @@ fn read<'s>(
 ) -> Result<(Vec<Candidate>, Unpacker<'s>)> {
     let (_, plain) = compress::expand(input, store.limits())?;
     let unpacker = Unpacker::new(store, lease, progress);
-    let (sender, receiver) = mpsc::channel();
+    let (layers, to_unpack) = mpsc::channel();
+    let (files, to_sync) = mpsc::channel::<File>();
     let spool = thread::scope(|scope| {
-        scope.spawn(|| {
-            // Ends when the archive is read and the sender is gone.
-            for blob in receiver {
-                unpacker.prepare(&blob);
+        // Both end when the archive is read and the senders are gone.
+        scope.spawn(|| to_unpack.into_iter().for_each(|blob| unpacker.prepare(&blob)));
+        let sync = scope.spawn(|| to_sync.into_iter().try_for_each(|file| file.sync_data()));
+        let on_blob = move |arrival: Arrival| {
+            // A receiver that is gone has failed, which is seen below.
+            let _ = files.send(arrival.file);
+            if arrival.looks_like_layer {
+                let _ = layers.send(arrival.digest);
             }
-        });
-        let on_layer = move |blob| {
-            // The receiver lives as long as this loop.
-            let _ = sender.send(blob);
         };
-        let spool = Spool::read(plain, store.blobs(), lease, store.limits(), on_layer);
+        let spool = Spool::read(plain, store.blobs(), lease, store.limits(), on_blob);
         if spool.is_err() {
             unpacker.stop();
         }
-        spool
+        match sync.join() {
+            Ok(synced) => synced.context(|| "cannot write out an image").and(spool),
+            Err(_) => Err(Error::internal("a thread that loads an image has panicked")),
+        }
     })?;
     let candidates = candidates(store, lease, &spool)?;
     Ok((candidates, unpacker))

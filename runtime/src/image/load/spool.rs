@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io::{BufRead, Write},
+    os::unix::fs::FileExt,
 };
 
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
     image::{
         blobs::BlobStore,
         compress::Compression,
-        digest::Digest,
+        digest::{Digest, Hasher},
         limits::Limits,
         path::RelPath,
         pins::{Lease, Resource},
@@ -36,6 +38,16 @@ pub struct Member {
     pub compression: Compression,
 }
 
+/// A file of an archive that has just come to the content store.
+#[derive(Debug)]
+pub struct Arrival {
+    pub digest: Digest,
+    /// The blob, open.
+    pub file: File,
+    /// It is compressed, or an archive itself.
+    pub looks_like_layer: bool,
+}
+
 /// What an archive held.
 #[derive(Debug, Default)]
 pub struct Spool {
@@ -45,8 +57,8 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Reads the archive `input`, which must be uncompressed. All blobs are pinned by `lease`; `on_layer` hears of each
-    /// that looks like a layer as soon as it is there.
+    /// Reads the archive `input`, which must be uncompressed. All blobs are pinned by `lease`; `on_blob` hears of each
+    /// as soon as it is there.
     ///
     /// # Errors
     /// [`crate::Kind::Invalid`] if the archive is malformed or a blob is not what its name says.
@@ -55,7 +67,7 @@ impl Spool {
         blobs: &BlobStore,
         lease: &Lease,
         limits: &Limits,
-        on_layer: impl Fn(Digest),
+        on_blob: impl Fn(Arrival),
     ) -> Result<Self> {
         let mut spool = Self::default();
         let mut reader = TarReader::new(input, limits, limits.archive_members);
@@ -67,10 +79,8 @@ impl Spool {
                     spool.documents.insert(entry.path, bytes);
                 }
                 Kind::File => {
-                    let (member, looks_like_layer) = store(&mut reader, &entry, blobs, lease)?;
-                    if looks_like_layer {
-                        on_layer(member.digest);
-                    }
+                    let (member, arrival) = store(&mut reader, &entry, blobs, lease)?;
+                    on_blob(arrival);
                     if spool
                         .members
                         .insert(entry.path.clone(), member)
@@ -150,42 +160,115 @@ fn read_document<R: BufRead>(
     }
 }
 
-/// Copies the current entry to the content store; also says whether it looks like a layer.
+/// Copies the current entry to the content store, unless its content is there already.
 fn store<R: BufRead>(
     reader: &mut TarReader<'_, R>,
     entry: &Entry,
     blobs: &BlobStore,
     lease: &Lease,
-) -> Result<(Member, bool)> {
+) -> Result<(Member, Arrival)> {
     if entry.segments.is_some() {
         return Err(Error::invalid(format!(
             "invalid archive: {:?} is a sparse file",
             entry.path.display()
         )));
     }
+    let claim = claim(&entry.path)?;
+    if let Some(claim) = &claim {
+        lease.pin(Resource::Blob(claim.digest));
+        if blobs.size(&claim.digest)? == Some(entry.size) {
+            return known(reader, entry, claim, blobs);
+        }
+    }
     let mut writer = blobs.writer()?;
-    let mut start = Vec::new();
+    copy(reader, |chunk| {
+        writer.write_all(chunk).context(|| "cannot store a blob")
+    })?;
+    let blob = writer.finish()?;
+    let digest = blob.digest();
+    lease.pin(Resource::Blob(digest));
+    let file = blob.commit(
+        claim
+            .filter(|claim| claim.binding)
+            .map(|claim| claim.digest)
+            .as_ref(),
+    )?;
+    arrived(digest, file)
+}
+
+/// What the name of a file says about its digest.
+struct Claim {
+    digest: Digest,
+    /// The file is refused if it has another one.
+    binding: bool,
+}
+
+/// In an OCI layout the name of a blob is its digest. Older archives often have the digest somewhere in the name too.
+fn claim(path: &RelPath) -> Result<Option<Claim>> {
+    let bytes = path.as_bytes();
+    if let Some(hex) = bytes.strip_prefix(BLOBS) {
+        let digest = Digest::from_hex(&String::from_utf8_lossy(hex))?;
+        return Ok(Some(Claim {
+            digest,
+            binding: true,
+        }));
+    }
+    let words = bytes.split(|b| !b.is_ascii_alphanumeric());
+    let digest = words
+        .filter_map(|word| Digest::from_hex(std::str::from_utf8(word).ok()?).ok())
+        .next();
+    Ok(digest.map(|digest| Claim {
+        digest,
+        binding: false,
+    }))
+}
+
+/// An entry that claims to be a blob that is here already. What only may be that blob is compared.
+fn known<R: BufRead>(
+    reader: &mut TarReader<'_, R>,
+    entry: &Entry,
+    claim: &Claim,
+    blobs: &BlobStore,
+) -> Result<(Member, Arrival)> {
+    if !claim.binding {
+        let mut hasher = Hasher::default();
+        copy(reader, |chunk| {
+            hasher.update(chunk);
+            Ok(())
+        })?;
+        if hasher.finish() != claim.digest {
+            return Err(Error::invalid(format!(
+                "invalid archive: {:?} has the name of other content",
+                entry.path.display()
+            )));
+        }
+    }
+    arrived(claim.digest, blobs.open_blob(&claim.digest)?)
+}
+
+fn copy<R: BufRead>(reader: &mut TarReader<'_, R>, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     loop {
         let chunk = reader.data()?;
         if chunk.is_empty() {
-            break;
+            return Ok(());
         }
-        if start.len() < 512 {
-            start.extend(chunk.iter().take(512 - start.len()));
-        }
-        writer.write_all(chunk).context(|| "cannot store a blob")?;
+        take(chunk)?;
         let n = chunk.len();
         reader.consume(n);
     }
-    let blob = writer.finish()?;
-    let (digest, size) = (blob.digest(), blob.size());
-    let expected = match entry.path.as_bytes().strip_prefix(BLOBS) {
-        Some(hex) => Some(Digest::from_hex(&String::from_utf8_lossy(hex))?),
-        None => None,
-    };
-    lease.pin(Resource::Blob(digest));
-    blob.commit(expected.as_ref())?;
-    let compression = Compression::sniff(&start);
+}
+
+fn arrived(digest: Digest, file: File) -> Result<(Member, Arrival)> {
+    let size = file
+        .metadata()
+        .context(|| format!("cannot look at the blob {digest}"))?
+        .len();
+    let mut start = [0; 512];
+    let n = file
+        .read_at(&mut start, 0)
+        .context(|| format!("cannot read the blob {digest}"))?;
+    let start = start.get(..n).unwrap_or_default();
+    let compression = Compression::sniff(start);
     let (at, magic) = MAGIC;
     let is_tar = start.get(at..).is_some_and(|rest| rest.starts_with(magic));
     let member = Member {
@@ -193,7 +276,12 @@ fn store<R: BufRead>(
         size,
         compression,
     };
-    Ok((member, is_tar || compression != Compression::None))
+    let arrival = Arrival {
+        digest,
+        file,
+        looks_like_layer: is_tar || compression != Compression::None,
+    };
+    Ok((member, arrival))
 }
 
 /// Where a symbolic link leads, as a path of the archive.

@@ -9,9 +9,10 @@
 //! | `images/<hex>.json` | one image each: its ID is the digest of its target, an index or a manifest |
 //! | `names/<hex>.json` | one name each; the file is called by the digest of the name |
 //! | `empty/` | the lower directory of images without layers |
+//! | `trash/` | what is being removed, see [`super::trash`] |
 //!
-//! An image exists when its file in `images` does. It is written after all it refers to is on disk, and is the first
-//! thing that goes. So an engine that dies leaves the old or the new state, and [`ImageStore::open`] removes what no
+//! An image exists when its file in `images` does. It is written after all its blobs are on disk, and is the first thing
+//! that goes. Layers that are missing or did not reach the disk are made again from the blobs. So an engine that dies leaves the old or the new state, and [`ImageStore::open`] removes what no
 //! image refers to.
 //!
 //! Readers take a snapshot and never wait. Changes are made one after the other; nothing long happens in between.
@@ -27,6 +28,7 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -45,8 +47,12 @@ use super::{
     pins::{Lease, Pins, Resource},
     reference::Reference,
     save::{self, Selected},
+    trash::Trash,
 };
 use crate::{Error, Result};
+
+/// How long a removal waits for the disk. What is removed has no name any more by then.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// All images below one root. Cheap to share by [`Arc`]; every method may be called from many threads.
 #[derive(Debug)]
@@ -57,6 +63,7 @@ pub struct ImageStore {
     records: Records,
     empty: PathBuf,
     pins: Arc<Pins>,
+    trash: Arc<Trash>,
     snapshot: RwLock<Arc<Snapshot>>,
     /// Held while a change is written and published, so that disk and memory see changes in one order.
     change: Mutex<()>,
@@ -79,9 +86,10 @@ impl ImageStore {
         disk::make_dir(root)?;
         let empty = root.join("empty");
         disk::make_dir(&empty)?;
-        let blobs = BlobStore::open(root)?;
-        let layers = LayerStore::open(root, limits.clone())?;
-        let records = Records::open(root)?;
+        let trash = Arc::new(Trash::open(root)?);
+        let blobs = BlobStore::open(root, &trash)?;
+        let layers = LayerStore::open(root, limits.clone(), &trash)?;
+        let records = Records::open(root, &trash)?;
         let snapshot = records.read(&blobs, &layers, &limits)?;
         let store = Self {
             limits,
@@ -90,6 +98,7 @@ impl ImageStore {
             records,
             empty,
             pins: Arc::default(),
+            trash,
             snapshot: RwLock::new(Arc::new(snapshot)),
             change: Mutex::default(),
             holds: Arc::default(),
@@ -345,8 +354,8 @@ impl ImageStore {
             .get(&id)
             .is_none_or(|known| !known.covers(&image))
         {
-            // Everything that the record refers to is on disk before it is.
-            disk::sync_file_system(&self.empty)?;
+            // The blobs are on disk before the record is; layers can be made again.
+            self.blobs.sync(image.blobs.iter().map(|(digest, _)| digest))?;
         }
         let _change = self.change();
         let known = self.now().images.get(&id).cloned();
@@ -421,6 +430,9 @@ impl ImageStore {
             if let Err(error) = removed {
                 tracing::warn!(%error, ?resource, "cannot remove unused content");
             }
+        }
+        if !doomed.resources.is_empty() {
+            self.trash.settle(PATIENCE);
         }
     }
 

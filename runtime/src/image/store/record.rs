@@ -15,7 +15,7 @@ use crate::{
     error::Context,
     image::{
         blobs::BlobStore, config::ImageConfig, digest::Digest, disk, layers::LayerStore, limits::Limits,
-        manifest::Descriptor, reference::Reference,
+        manifest::Descriptor, reference::Reference, trash::Trash,
     },
 };
 
@@ -57,14 +57,14 @@ struct NameRecord {
 }
 
 impl Records {
-    pub fn open(root: &Path) -> Result<Self> {
+    pub fn open(root: &Path, trash: &Trash) -> Result<Self> {
         let records = Self {
             images: root.join("images"),
             names: root.join("names"),
         };
         for dir in [&records.images, &records.names] {
             disk::make_dir(dir)?;
-            disk::sweep_temporary(dir)?;
+            trash.sweep(dir)?;
         }
         Ok(records)
     }
@@ -166,20 +166,7 @@ fn read_image(path: &Path, blobs: &BlobStore, layers: &LayerStore, limits: &Limi
         }
     }
     let config = ImageConfig::parse(&blobs.read(&record.config.digest, limits.config_bytes)?, limits)?;
-    let layers = record
-        .layers
-        .into_iter()
-        .map(|layer| match layers.get(&layer.key) {
-            Some(known) => Ok(ImageLayer {
-                diff_id: known.diff_id,
-                blob: layer.blob,
-                size: known.size,
-                key: known.key,
-                opaque: known.opaque,
-            }),
-            None => Err(Error::internal(format!("its layer {} is missing", layer.key))),
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let layers = read_layers(record.layers, &config, blobs, layers)?;
     Ok(Image {
         id: record.target.digest,
         target: record.target,
@@ -193,6 +180,42 @@ fn read_image(path: &Path, blobs: &BlobStore, layers: &LayerStore, limits: &Limi
         blobs: record.blobs,
         removed: record.removed,
     })
+}
+
+/// The layers of an image, unpacked again from their blobs where that is needed.
+fn read_layers(
+    records: Vec<LayerRecord>,
+    config: &ImageConfig,
+    blobs: &BlobStore,
+    layers: &LayerStore,
+) -> Result<Vec<ImageLayer>> {
+    let mut all: Vec<ImageLayer> = Vec::new();
+    let mut chain = None;
+    for (LayerRecord { blob, key }, diff_id) in records.into_iter().zip(&config.rootfs.diff_ids) {
+        let chain_id = Digest::chain(chain.as_ref(), diff_id);
+        chain = Some(chain_id);
+        let layer = match layers.get(&key) {
+            Some(layer) => layer,
+            None => {
+                tracing::warn!(layer = %key, "unpacking a layer again");
+                let open = || blobs.open_blob(&blob.digest);
+                let prepared = layers.prepare(&blob.digest, Some(diff_id), open, |_| ())?;
+                if prepared.diff_id() != *diff_id {
+                    return Err(Error::internal(format!("the blob {} is damaged", blob.digest)));
+                }
+                let below: Vec<_> = all.iter().map(|layer| layer.key).collect();
+                layers.complete(prepared, &below, chain_id)?
+            }
+        };
+        all.push(ImageLayer {
+            diff_id: layer.diff_id,
+            blob,
+            size: layer.size,
+            key: layer.key,
+            opaque: layer.opaque,
+        });
+    }
+    Ok(all)
 }
 
 fn read_name(path: &Path) -> Result<(Reference, Digest, Timestamp)> {

@@ -36,8 +36,16 @@ impl Ground {
 
     /// The engine dies and comes back.
     fn reopen(self) -> Self {
-        let store = ImageStore::open(self.dir.path(), Limits::default()).unwrap();
-        Self { dir: self.dir, store }
+        self.reopen_after(|_| ())
+    }
+
+    /// Something happens below the root while there is no engine.
+    fn reopen_after(self, happens: impl FnOnce(&Path)) -> Self {
+        let Self { dir, store } = self;
+        drop(store);
+        happens(dir.path());
+        let store = ImageStore::open(dir.path(), Limits::default()).unwrap();
+        Self { dir, store }
     }
 
     fn load(&self, archive: &[u8]) -> Result<Vec<Loaded>> {
@@ -52,6 +60,7 @@ impl Ground {
 
     /// What is on disk, but for the directories that are always there.
     fn files(&self) -> BTreeSet<String> {
+        self.store.trash.settle(Duration::from_secs(60));
         let mut all = BTreeSet::new();
         for dir in [
             "content/ingest",
@@ -60,6 +69,7 @@ impl Ground {
             "images",
             "names",
             "empty",
+            "trash",
         ] {
             for entry in std::fs::read_dir(self.dir.path().join(dir)).unwrap() {
                 all.insert(format!("{dir}/{}", entry.unwrap().file_name().to_string_lossy()));
@@ -418,7 +428,11 @@ fn what_no_image_refers_to_is_swept_at_the_start() {
     std::fs::create_dir_all(orphan.join("fs")).unwrap();
     std::fs::write(
         orphan.join("layer.json"),
-        format!(r#"{{"diffId":"{}","size":1}}"#, Digest::of(b"orphan")),
+        format!(
+            r#"{{"diffId":"{}","size":1,"boot":"{}"}}"#,
+            Digest::of(b"orphan"),
+            disk::boot_id().unwrap()
+        ),
     )
     .unwrap();
     std::fs::create_dir_all(root.join("layers").join(Digest::of(b"damaged").hex())).unwrap();
@@ -437,28 +451,56 @@ fn what_no_image_refers_to_is_swept_at_the_start() {
 }
 
 #[test]
-fn an_image_with_a_damaged_part_is_left_out() {
-    for part in ["content/blobs/sha256", "layers"] {
-        let ground = Ground::new();
-        let damaged = ground.load_one(&docker_archive(&[busybox()])).id;
-        let fine = ground
-            .load_one(&docker_archive(&[TestImage::new(
-                "fine:1",
-                vec![layer("c", "3")],
-            )]))
-            .id;
-        let image = ground.store.get(&damaged).unwrap();
-        let dir = ground.dir.path().join(part);
-        let victim = dir.join(image.layers[0].diff_id.hex());
-        if part == "layers" {
-            std::fs::remove_file(victim.join("layer.json")).unwrap();
-        } else {
-            std::fs::remove_file(victim).unwrap();
-        }
-        let ground = ground.reopen();
-        let left: Vec<_> = ground.store.list().iter().map(|image| image.id).collect();
-        assert_eq!(left, [fine]);
-        assert_eq!(ground.load_one(&docker_archive(&[busybox()])).id, damaged);
+fn an_image_without_its_blobs_is_left_out() {
+    let ground = Ground::new();
+    let damaged = ground.load_one(&docker_archive(&[busybox()])).id;
+    let fine = ground
+        .load_one(&docker_archive(&[TestImage::new(
+            "fine:1",
+            vec![layer("c", "3")],
+        )]))
+        .id;
+    let image = ground.store.get(&damaged).unwrap();
+    let blobs = ground.dir.path().join("content/blobs/sha256");
+    std::fs::remove_file(blobs.join(image.layers[0].diff_id.hex())).unwrap();
+    let ground = ground.reopen();
+    let left: Vec<_> = ground.store.list().iter().map(|image| image.id).collect();
+    assert_eq!(left, [fine]);
+    assert_eq!(ground.load_one(&docker_archive(&[busybox()])).id, damaged);
+}
+
+#[test]
+fn layers_that_cannot_be_trusted_are_made_again() {
+    let mut ground = Ground::new();
+    let top = Tar::new([Item::file("etc/new", "x")]).finish();
+    let base = Tar::new([Item::dir("etc").mode(0o750), Item::file("etc/a", "1")]).finish();
+    let id = ground
+        .load_one(&docker_archive(&[TestImage::new("x:1", vec![base, top])]))
+        .id;
+    let before = ground.store.lower_dirs(&ground.store.get(&id).unwrap());
+    let damages: [&dyn Fn(&Path); 4] = [
+        // Made by another kernel, and not known to be on disk.
+        &|dir| {
+            let record = std::fs::read_to_string(dir.join("layer.json")).unwrap();
+            let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+            record["boot"] = json!("another");
+            std::fs::write(dir.join("layer.json"), record.to_string()).unwrap();
+            let _ = std::fs::remove_file(dir.join("flushed"));
+            std::fs::write(dir.join("fs/etc/new"), "").unwrap();
+        },
+        &|dir| std::fs::remove_file(dir.join("layer.json")).unwrap(),
+        &|dir| std::fs::write(dir.join("layer.json"), "{").unwrap(),
+        &|dir| std::fs::remove_dir_all(dir).unwrap(),
+    ];
+    for damage in damages {
+        ground = ground.reopen_after(|_| damage(before[0].parent().unwrap()));
+        let image = ground.store.resolve("x:1").unwrap();
+        assert_eq!(ground.store.lower_dirs(&image), before);
+        assert_eq!(std::fs::read_to_string(before[0].join("etc/new")).unwrap(), "x");
+        assert_eq!(
+            std::fs::metadata(before[0].join("etc")).unwrap().mode() & 0o777,
+            0o750
+        );
     }
 }
 
@@ -716,6 +758,24 @@ fn hostile_archives_leave_nothing() {
         );
         assert!(ground.is_empty(), "{name} left {:?}", ground.files());
     }
+}
+
+#[test]
+fn content_that_is_there_already_is_not_taken_from_elsewhere() {
+    let ground = Ground::new();
+    let image = busybox();
+    let id = ground.load_one(&docker_archive(&[busybox()])).id;
+    // Other content of the same size under the name of a layer that is there.
+    let mut other = image.layers[0].clone();
+    *other.last_mut().unwrap() ^= 1;
+    let name = format!("{}/layer.tar", Digest::of(&image.layers[0]).hex());
+    let archive = Tar::new([Item::file(&name, &other)]).finish();
+    assert_eq!(ground.load(&archive).unwrap_err().kind(), Kind::Invalid);
+    let [mut a, b] = [image.layers[0].clone(), image.layers[1].clone()];
+    a.extend_from_slice(&[0; 512]);
+    let longer = TestImage::new("longer:1", vec![a, b]);
+    assert_ne!(ground.load_one(&docker_archive(&[longer])).id, id);
+    assert_eq!(ground.load_one(&docker_archive(&[busybox()])).id, id);
 }
 
 #[test]
