@@ -117,16 +117,20 @@ async fn without_an_upgrade_the_answer_is_a_bare_200() {
 }
 
 #[tokio::test]
-async fn a_failed_attach_leaves_the_connection_as_it_was() {
+async fn a_failed_attach_ends_the_connection() {
     let (mut client, _served) = connect(&Fake::default());
-    for _ in 0..2 {
-        let request = "POST /containers/gone/attach HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
-        client.write_all(request.as_bytes()).await.expect("sent");
-        let head = read_head(&mut client).await;
-        assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"), "{head}");
-        let mut body = vec![0; "{\"message\":\"No such container: gone\"}\n".len()];
-        client.read_exact(&mut body).await.expect("a body");
-    }
+    let request = "POST /containers/gone/attach HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+    client.write_all(request.as_bytes()).await.expect("sent");
+    let head = read_head(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"), "{head}");
+    assert!(
+        head.to_lowercase().contains("\r\nconnection: close\r\n"),
+        "{head}"
+    );
+    // Who waits for a raw stream reads to the end.
+    let mut body = String::new();
+    client.read_to_string(&mut body).await.expect("a body");
+    assert_eq!(body, "{\"message\":\"No such container: gone\"}\n");
 }
 
 #[tokio::test]

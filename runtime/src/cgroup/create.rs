@@ -88,7 +88,13 @@ fn inherit_cpuset(path: &Path) -> io::Result<()> {
             continue;
         }
         let Some(parent) = path.parent() else { continue };
-        write_file(&path.join(file), fs::read_to_string(parent.join(file))?.trim())?;
+        let mut inherited = fs::read_to_string(parent.join(file))?;
+        if inherited.trim().is_empty() {
+            // Somebody else has just made the parent and has not come so far. The root of a hierarchy has them always.
+            inherit_cpuset(parent)?;
+            inherited = fs::read_to_string(parent.join(file))?;
+        }
+        write_file(&path.join(file), inherited.trim())?;
     }
     Ok(())
 }
