@@ -15,8 +15,8 @@ pub struct Limits {
     pub expansion_ratio: u64,
     /// Uncompressed bytes of one layer; unlimited by default: the disk decides.
     pub layer_bytes: Option<u64>,
-    /// Binary logarithm of the largest zstd window; 27 (128 MiB) is what zstd itself accepts unasked.
-    pub zstd_window_log: u32,
+    /// Binary logarithm of the largest zstd window or xz dictionary; 27 (128 MiB) is what zstd itself accepts unasked.
+    pub window_log: u32,
     /// Bytes of one manifest.
     pub manifest_bytes: u64,
     /// Bytes of one index or image configuration.
@@ -38,7 +38,7 @@ impl Default for Limits {
             expansion_floor: 1 << 30,
             expansion_ratio: 200,
             layer_bytes: None,
-            zstd_window_log: 27,
+            window_log: 27,
             manifest_bytes: 4 << 20,
             config_bytes: 8 << 20,
             image_layers: 499,

@@ -18,6 +18,8 @@
 //! Readers take a snapshot and never wait. Changes are made one after the other; nothing long happens in between.
 
 mod image;
+#[cfg(test)]
+mod kill_tests;
 mod lookup;
 mod record;
 #[cfg(test)]
@@ -38,6 +40,7 @@ use self::record::Records;
 use super::{
     blobs::BlobStore,
     compose::{self, WriteLayer},
+    compress,
     config::ImageConfig,
     digest::Digest,
     disk,
@@ -140,7 +143,8 @@ impl ImageStore {
     ///
     /// # Errors
     /// [`crate::Kind::Invalid`] and [`crate::Kind::TooLarge`] for archives that are refused.
-    pub fn import(&self, mut archive: impl Read, config: ImageConfig, names: &[Reference]) -> Result<Loaded> {
+    pub fn import(&self, archive: impl Read, config: ImageConfig, names: &[Reference]) -> Result<Loaded> {
+        let mut archive = compress::portable(archive, &self.limits)?;
         let mut write = |out: &mut dyn Write| {
             std::io::copy(&mut archive, out).map_err(super::tar_reader::read_error)?;
             Ok(())
