@@ -83,8 +83,17 @@ impl fmt::Display for Compression {
 /// What reading the first bytes gave.
 pub fn expand<'a>(input: impl Read + 'a, limits: &Limits) -> Result<(Compression, Box<dyn BufRead + 'a>)> {
     let (compression, whole) = recognise(input)?;
+    Ok((compression, decoder(compression, whole, limits)?))
+}
+
+/// `whole`, which is compressed in the given way, expanded within bounds.
+pub fn decoder<'a>(
+    compression: Compression,
+    whole: impl Read + 'a,
+    limits: &Limits,
+) -> Result<Box<dyn BufRead + 'a>> {
     if compression == Compression::None {
-        return Ok((compression, Box::new(BufReader::with_capacity(BUFFER, whole))));
+        return Ok(Box::new(BufReader::with_capacity(BUFFER, whole)));
     }
     let consumed = Rc::new(Cell::new(0));
     let counted = BufReader::with_capacity(
@@ -112,7 +121,7 @@ pub fn expand<'a>(input: impl Read + 'a, limits: &Limits) -> Result<(Compression
         floor: limits.expansion_floor,
         ratio: limits.expansion_ratio,
     };
-    Ok((compression, Box::new(BufReader::with_capacity(BUFFER, guarded))))
+    Ok(Box::new(BufReader::with_capacity(BUFFER, guarded)))
 }
 
 /// `input` as it is, unless its compression is one that images don't have; then it is expanded.
@@ -128,7 +137,10 @@ pub fn portable<'a>(input: impl Read + 'a, limits: &Limits) -> Result<Box<dyn Re
 }
 
 /// How `input` is compressed, and all of it.
-fn recognise(mut input: impl Read) -> Result<(Compression, impl Read)> {
+///
+/// # Errors
+/// What reading the first bytes gave.
+pub fn recognise(mut input: impl Read) -> Result<(Compression, impl Read)> {
     let mut start = Vec::with_capacity(MAGIC);
     let read = input.by_ref().take(MAGIC as u64).read_to_end(&mut start);
     read.map_err(super::tar_reader::read_error)?;

@@ -27,14 +27,22 @@ pub fn make_dir(path: &Path) -> Result<()> {
 /// returns, even if the power fails.
 ///
 /// # Errors
-/// If the file system fails; the old file stays.
+/// If the file system fails; then the old file stays, or none if there was none. Only if there was one and the directory
+/// cannot be synced, it is replaced all the same.
 pub fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let write = || -> io::Result<()> {
         let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
-        file.persist(dir.join(name)).map_err(|e| e.error)?;
-        sync_dir(dir)
+        let path = dir.join(name);
+        let is_new = !path.exists();
+        file.persist(&path).map_err(|e| e.error)?;
+        sync_dir(dir).inspect_err(|_| {
+            if is_new {
+                // What failed is what is told.
+                let _ = fs::remove_file(&path);
+            }
+        })
     };
     write().context(|| format!("cannot write {}", dir.join(name).display()))
 }

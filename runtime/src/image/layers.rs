@@ -11,7 +11,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, DirBuilder, File},
-    io::{BufReader, Read},
+    io::{BufRead, BufReader, Read},
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::PermissionsExt,
@@ -23,6 +23,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    ahead,
     compress::{self, Compression},
     digest::{Digest, HashingReader},
     disk::{self, Scratch},
@@ -176,7 +177,7 @@ impl LayerStore {
     ///
     /// # Errors
     /// As [`unpack::unpack`].
-    pub fn prepare<R: Read>(
+    pub fn prepare<R: Read + Send>(
         &self,
         blob: &Digest,
         known: Option<&Digest>,
@@ -233,7 +234,7 @@ impl LayerStore {
         self.trash.discard(&self.dir.join(key.hex()))
     }
 
-    fn unpack(&self, blob: &Digest, archive: impl Read) -> Result<Unpacked> {
+    fn unpack(&self, blob: &Digest, archive: impl Read + Send) -> Result<Unpacked> {
         let scratch = Scratch::new(&self.dir, &self.trash)?;
         let tree = scratch.path().join(TREE);
         DirBuilder::new()
@@ -245,17 +246,18 @@ impl LayerStore {
             limits: self.limits.clone(),
             ..Options::default()
         };
-        let (compression, plain) = compress::expand(archive, &self.limits)?;
-        let (outcome, diff_id) = if compression == Compression::None {
-            // Its digest was checked when it came in, and is the diff ID already.
-            (unpack::unpack(plain, root.as_fd(), &options)?, *blob)
-        } else {
+        let work = |compression, plain: &mut dyn BufRead| {
+            if compression == Compression::None {
+                // Its digest was checked when it came in, and is the diff ID already.
+                return Ok((unpack::unpack(plain, root.as_fd(), &options)?, *blob));
+            }
             let mut hashing = HashingReader::new(plain);
             let buffered = BufReader::with_capacity(compress::BUFFER, &mut hashing);
             let outcome = unpack::unpack(buffered, root.as_fd(), &options)?;
             let (diff_id, _) = hashing.drain().map_err(super::tar_reader::read_error)?;
-            (outcome, diff_id)
+            Ok((outcome, diff_id))
         };
+        let (outcome, diff_id) = ahead::expanded(archive, &self.limits, work)?;
         Ok(Unpacked {
             scratch,
             outcome,

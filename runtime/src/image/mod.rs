@@ -5,6 +5,7 @@
 //!
 //! [`unpack`] and [`pack`] are extractor and archiver by themselves, for plain directories.
 
+mod ahead;
 mod blobs;
 mod compose;
 mod compress;

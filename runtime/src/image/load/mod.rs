@@ -5,11 +5,17 @@
 //! and images are put together from what is there.
 
 pub mod docker;
+mod legacy;
 pub mod oci;
 mod queue;
 mod spool;
 
-use std::{fs::File, io::Read, sync::mpsc, thread};
+use std::{
+    fs::File,
+    io::Read,
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+};
 
 use self::{
     queue::Unpacker,
@@ -77,10 +83,11 @@ fn read<'s>(
     let (_, plain) = compress::expand(input, store.limits())?;
     let unpacker = Unpacker::new(store, lease, progress);
     let (layers, to_unpack) = mpsc::channel();
+    let to_unpack = Mutex::new(to_unpack);
     let (files, to_sync) = mpsc::channel::<File>();
     let spool = thread::scope(|scope| {
         // Both end when the archive is read and the senders are gone.
-        scope.spawn(|| to_unpack.into_iter().for_each(|blob| unpacker.prepare(&blob)));
+        scope.spawn(|| unpack_all(&to_unpack, &unpacker));
         let sync = scope.spawn(|| to_sync.into_iter().try_for_each(|file| file.sync_data()));
         let on_blob = move |arrival: Arrival| {
             // A receiver that is gone has failed, which is seen below.
@@ -90,8 +97,10 @@ fn read<'s>(
             }
         };
         let spool = Spool::read(plain, store.blobs(), lease, store.limits(), on_blob);
-        if spool.is_err() {
-            unpacker.stop();
+        match &spool {
+            // This thread has nothing else to do from now on.
+            Ok(_) => unpack_all(&to_unpack, &unpacker),
+            Err(_) => unpacker.stop(),
         }
         match sync.join() {
             Ok(synced) => synced.context(|| "cannot write out an image").and(spool),
@@ -100,6 +109,17 @@ fn read<'s>(
     })?;
     let candidates = candidates(store, lease, &spool)?;
     Ok((candidates, unpacker))
+}
+
+/// Unpacks what comes, until nothing more does. Of several threads one waits and the others wait for it.
+fn unpack_all(blobs: &Mutex<mpsc::Receiver<Digest>>, unpacker: &Unpacker<'_>) {
+    loop {
+        let next = blobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match next {
+            Ok(blob) => unpacker.prepare(&blob),
+            Err(mpsc::RecvError) => return,
+        }
+    }
 }
 
 fn candidates(store: &ImageStore, lease: &Lease, spool: &Spool) -> Result<Vec<Candidate>> {
@@ -112,6 +132,9 @@ fn candidates(store: &ImageStore, lease: &Lease, spool: &Spool) -> Result<Vec<Ca
         return oci::candidates(index, &items, store.blobs(), limits);
     }
     if spool.document("manifest.json").is_none() {
+        if let Some(repositories) = spool.document("repositories") {
+            return legacy::candidates(repositories, spool, store.blobs(), lease, limits);
+        }
         return Err(Error::invalid(
             "invalid archive: does not contain a manifest.json",
         ));

@@ -119,7 +119,8 @@ impl ImageStore {
     /// Loads an image archive: what `docker save` writes, or an OCI image layout, plain or compressed.
     ///
     /// # Errors
-    /// [`crate::Kind::Invalid`] and [`crate::Kind::TooLarge`] for archives that are refused; then nothing of them stays.
+    /// [`crate::Kind::Invalid`] and [`crate::Kind::TooLarge`] for archives that are refused. Nothing stays of an image that
+    /// cannot be loaded; those before it in the archive are loaded.
     pub fn load(&self, input: impl Read, progress: &dyn Progress) -> Result<Vec<Loaded>> {
         load::load(self, input, progress)
     }
@@ -363,6 +364,7 @@ impl ImageStore {
         }
         let _change = self.change();
         let known = self.now().images.get(&id).cloned();
+        let is_new = known.is_none();
         if known.as_ref().is_none_or(|known| !known.covers(&image)) {
             if let Some(known) = known {
                 image.take_over(&known);
@@ -372,13 +374,27 @@ impl ImageStore {
                 next.images.insert(id, Arc::new(image));
             });
         }
+        let named = self.name_all(&id, names);
+        if named.is_err() && is_new {
+            // Nothing of it stays, not even without its names.
+            self.records.remove_image(&id)?;
+            self.publish(|next| {
+                next.names.retain(|_, target| *target != id);
+                next.images.remove(&id);
+            });
+        }
+        named
+    }
+
+    /// Names an image that was just added; only while a change is under way.
+    fn name_all(&self, id: &Digest, names: &[Reference]) -> Result<Loaded> {
         let mut loaded = Loaded {
-            id,
+            id: *id,
             names: Vec::new(),
             moved: Vec::new(),
         };
         for name in names {
-            if let Some(old) = self.tag_locked(&id, name)? {
+            if let Some(old) = self.tag_locked(id, name)? {
                 loaded.moved.push((name.clone(), old));
             }
             loaded.names.push(name.clone());

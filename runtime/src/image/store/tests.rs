@@ -218,6 +218,48 @@ fn symlinked_layers_of_old_engines() {
 }
 
 #[test]
+fn archives_from_before_the_manifest() {
+    let ground = Ground::new();
+    let archive = |top: &str| {
+        Tar::new([
+            Item::file(
+                "one/json",
+                r#"{"id":"one","created":"2014-01-02T03:04:05Z","container_config":{"Cmd":["a","b"]}}"#,
+            ),
+            Item::file("one/layer.tar", layer("a", "1")),
+            Item::file(
+                "two/json",
+                r#"{"id":"two","parent":"one","config":{"Cmd":["sh"]},"architecture":"amd64"}"#,
+            ),
+            Item::file("two/layer.tar", gzip(&layer("b", "2"))),
+            Item::file("loop/json", r#"{"parent":"loop"}"#),
+            Item::file(
+                "repositories",
+                json!({"old": {"1": top, "2": top}, "base": {"1": "one"}}).to_string(),
+            ),
+        ])
+        .finish()
+    };
+    let loaded = ground.load(&archive("two")).unwrap();
+    assert_eq!(loaded[0].names, [reference("base:1")]);
+    assert_eq!(loaded[1].names, [reference("old:1"), reference("old:2")]);
+    let image = ground.store.get(&loaded[1].id).unwrap();
+    assert_eq!(
+        (image.layers.len(), image.config.history[0].created_by.as_str()),
+        (2, "a b")
+    );
+    assert_eq!(image.config.config.cmd, Some(vec!["sh".to_owned()]));
+    assert!(ground.store.lower_dirs(&image)[0].join("etc/b").exists());
+    for top in ["loop", "none", "../two", ""] {
+        assert_eq!(
+            ground.load(&archive(top)).unwrap_err().kind(),
+            Kind::Invalid,
+            "{top}"
+        );
+    }
+}
+
+#[test]
 fn an_oci_layout_keeps_its_bytes_and_picks_the_platform() {
     let ground = Ground::new();
     let layer = layer("a", "1");
