@@ -6,10 +6,22 @@ use std::{
     process::ExitCode,
 };
 
+use berth_runtime::sandbox;
 use berth_server::{config::Flags, daemon};
 use clap::Parser;
 
+/// The name of the process, whatever it was executed by.
+const NAME: &std::ffi::CStr = c"berthd";
+
 fn main() -> ExitCode {
+    // Before anything else: what follows runs in a program that no container can write to.
+    if let Err(error) = sandbox::run_from_read_only_copy() {
+        let _ = writeln!(
+            io::stderr(),
+            "berthd: warning: {error}; containers may be able to reach the engine's program"
+        );
+    }
+    let _ = nix::sys::prctl::set_name(NAME);
     let flags = Flags::parse();
     match daemon::run(&flags) {
         Ok(()) if flags.validate => {

@@ -347,3 +347,12 @@ async fn sysctls_devices_and_host_modes() {
     );
     engine.finish().await;
 }
+
+#[tokio::test]
+async fn the_engines_program_cannot_be_written_through_its_processes() {
+    let engine = Engine::start().await;
+    let program = std::fs::File::open(format!("/proc/{}/exe", engine.pid())).expect("the engine's program");
+    let mount = nix::sys::statvfs::fstatvfs(&program).expect("its file system");
+    assert!(mount.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
+    engine.finish().await;
+}

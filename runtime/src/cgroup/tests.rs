@@ -210,3 +210,128 @@ fn support_matches_what_is_mounted() {
         "{support:?}"
     );
 }
+
+/// A directory that looks like one of version 2, as this machine may have none with controllers.
+struct Fake {
+    directory: tempfile::TempDir,
+    cgroup: Cgroup,
+}
+
+impl Fake {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(directory.path().join(name), content).unwrap();
+        }
+        let controllers = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"]
+            .map(String::from)
+            .to_vec();
+        let dir = Dir {
+            version: Version::V2,
+            controllers,
+            path: directory.path().to_owned(),
+        };
+        Self {
+            cgroup: Cgroup { dirs: vec![dir] },
+            directory,
+        }
+    }
+
+    fn update(&self, limits: serde_json::Value) -> Result<()> {
+        self.cgroup.update(&serde_json::from_value(limits).unwrap())
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(name)).unwrap()
+    }
+}
+
+#[test]
+fn limits_in_the_words_of_version_2() {
+    let names = [
+        "memory.max",
+        "memory.swap.max",
+        "memory.low",
+        "cpu.weight",
+        "cpuset.cpus",
+        "pids.max",
+        "io.weight",
+        "io.max",
+        "hugetlb.2MB.max",
+        "cpu.idle",
+    ];
+    let mut files: Vec<_> = names.map(|n| (n, "")).to_vec();
+    files.push(("cpu.max", "max 100000\n"));
+    let fake = Fake::new(&files);
+    fake.update(json!({
+        "memory": {"limit": 1000, "swap": 3000, "reservation": 500},
+        "cpu": {"shares": 1024, "quota": 50_000_000, "cpus": "0-1"},
+        "pids": {"limit": 0},
+        "blockIO": {"weight": 10, "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 4096}]},
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 77}],
+        "unified": {"cpu.idle": "1"},
+    }))
+    .unwrap();
+    let expected = [
+        ("memory.max", "1000"),
+        ("memory.swap.max", "2000"),
+        ("memory.low", "500"),
+        ("cpu.weight", "100"),
+        ("cpu.max", "50000000 100000"),
+        ("cpuset.cpus", "0-1"),
+        ("pids.max", "max"),
+        ("io.weight", "1"),
+        ("io.max", "8:0 rbps=4096"),
+        ("hugetlb.2MB.max", "77"),
+        ("cpu.idle", "1"),
+    ];
+    for (name, content) in expected {
+        assert_eq!(fake.read(name), content, "{name}");
+    }
+    let outside = fake
+        .update(json!({"unified": {"../cgroup.procs": "1"}}))
+        .unwrap_err();
+    assert_eq!(outside.kind(), Kind::Invalid);
+    let missing = fake
+        .update(json!({"memory": {"swappiness": 10}, "unified": {"no.such": "1"}}))
+        .unwrap_err();
+    assert_eq!(missing.kind(), Kind::Invalid);
+}
+
+#[test]
+fn numbers_of_version_2() {
+    let fake = Fake::new(&[
+        (
+            "cpu.stat",
+            "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 5\nnr_throttled 4\nthrottled_usec 3\n",
+        ),
+        ("memory.current", "4096\n"),
+        ("memory.max", "max\n"),
+        ("memory.events", "low 0\nhigh 0\nmax 6\noom 2\noom_kill 1\n"),
+        ("memory.stat", "anon 1\nfile 2\n"),
+        ("pids.current", "3\n"),
+        ("pids.max", "max\n"),
+        ("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n"),
+    ]);
+    let stats = fake.cgroup.stats().unwrap();
+    assert_eq!(
+        (stats.cpu.total, stats.cpu.user, stats.cpu.system),
+        (30_000, 20_000, 10_000)
+    );
+    assert_eq!(
+        (
+            stats.cpu.periods,
+            stats.cpu.throttled_periods,
+            stats.cpu.throttled_time
+        ),
+        (5, 4, 3000)
+    );
+    assert_eq!(
+        (stats.memory.usage, stats.memory.limit, stats.memory.failcnt),
+        (4096, u64::MAX, 6)
+    );
+    assert_eq!(stats.memory.stat["file"], 2);
+    assert_eq!((stats.pids.current, stats.pids.limit), (3, u64::MAX));
+    assert_eq!(stats.blkio_bytes.len(), 3);
+    assert_eq!(fake.cgroup.oom_kills().unwrap(), 1);
+}

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use nix::{
     errno::Errno,
     sys::{
-        signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
+        signal::{SigSet, SigmaskHow, sigprocmask},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{Pid, setpgid},
@@ -60,20 +60,17 @@ fn begin(settled: &Settled) -> Result<std::convert::Infallible, StartError> {
 
 /// Forwards and reaps until `program` ends; its exit code.
 fn watch(program: Pid) -> i32 {
-    let all = SigSet::all();
     loop {
-        match all.wait() {
-            Ok(Signal::SIGCHLD) => {
+        match own::wait_for_signal() {
+            Some(libc::SIGCHLD) => {
                 if let Some(code) = reap(program) {
                     return code;
                 }
             }
             // Job control of the terminal means the program, not init.
-            Ok(Signal::SIGTTIN | Signal::SIGTTOU) => {}
-            // It may have ended: then SIGCHLD is on its way.
-            Ok(signal) => drop(kill(program, signal)),
-            // A real-time signal, which nix does not name: sigwait has taken it. Or interrupted.
-            Err(_) => {}
+            None | Some(libc::SIGTTIN | libc::SIGTTOU) => {}
+            // Nobody else reaps it, so the number is still its own.
+            Some(signal) => own::forward_signal(program, signal),
         }
     }
 }

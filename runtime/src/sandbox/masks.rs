@@ -20,7 +20,7 @@ use crate::{
 
 /// Hides `masked` and makes `readonly` unwritable, each as far as it exists.
 pub(super) fn apply(masked: &[String], readonly: &[String], root: &Root, attached: &Attached) -> Result<()> {
-    for path in readonly {
+    for path in distinct(readonly) {
         let Some(target) = find(path, root, attached)? else {
             continue;
         };
@@ -35,7 +35,7 @@ pub(super) fn apply(masked: &[String], readonly: &[String], root: &Root, attache
         filesystem::attach(copy, target).context(message)?;
     }
     let mut masks = Masks::default();
-    for path in masked {
+    for path in distinct(masked) {
         let Some(target) = find(path, root, attached)? else {
             continue;
         };
@@ -44,6 +44,15 @@ pub(super) fn apply(masked: &[String], readonly: &[String], root: &Root, attache
             .context(|| format!("cannot mask {path}"))?;
     }
     Ok(())
+}
+
+/// Each path once, however often it is listed.
+fn distinct(paths: &[String]) -> impl Iterator<Item = &str> {
+    let mut seen = std::collections::HashSet::new();
+    paths
+        .iter()
+        .map(|p| p.trim_end_matches('/'))
+        .filter(move |p| seen.insert(*p))
 }
 
 /// Opens `path`, in the very procfs or sysfs that was mounted for it if it is in one.

@@ -100,6 +100,8 @@ fn describe(prefix: &str, error: &io::Error) -> StartError {
     };
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => StartError::not_found(message),
+        // Too long is what the caller asked for.
+        Some(libc::E2BIG) => Error::invalid(message).into(),
         Some(libc::EACCES | libc::EISDIR | libc::ENOEXEC | libc::EPERM) => {
             StartError::not_executable(message)
         }

@@ -214,3 +214,18 @@ pub(crate) fn adopt(fd: RawFd) -> OwnedFd {
     // SAFETY: by the caller's word nobody else owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
+
+/// Waits for any signal, which has to be blocked; none if interrupted.
+pub(crate) fn wait_for_signal() -> Option<i32> {
+    let all = SigSet::all();
+    // SAFETY: the set lives across the call, and what the kernel could tell about the signal is not asked for.
+    let signal = unsafe { libc::sigwaitinfo(all.as_ref(), ptr::null_mut()) };
+    (signal > 0).then_some(signal)
+}
+
+/// Sends `signal`, of any number, to a child that has not been reaped. One that has ended, or may not be signalled, is
+/// left alone.
+pub(crate) fn forward_signal(child: nix::unistd::Pid, signal: i32) {
+    // SAFETY: only numbers are passed.
+    unsafe { libc::kill(child.as_raw(), signal) };
+}

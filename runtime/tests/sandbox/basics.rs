@@ -26,6 +26,7 @@ crate::tests!(
     limits,
     score_of_the_oom_killer,
     init_reaps_and_forwards,
+    init_forwards_realtime_signals,
     init_tells_the_exit_code,
     terminal,
     terminal_of_init,
@@ -291,6 +292,17 @@ fn init_reaps_and_forwards() {
     let output = case.run();
     assert_eq!(output.code, 3, "{output:?}");
     assert_eq!(output.lines(), ["orphan", "2", "docker-init", "got it"]);
+}
+
+fn init_forwards_realtime_signals() {
+    let mut case = Case::script("trap 'echo got it; exit 3' 35; kill -35 1; while :; do :; done");
+    case.annotate("berth.init", "true");
+    let output = case.run();
+    assert_eq!(
+        (output.code, output.stdout.as_str()),
+        (3, "got it\n"),
+        "{output:?}"
+    );
 }
 
 fn init_tells_the_exit_code() {

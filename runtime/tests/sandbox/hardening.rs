@@ -7,6 +7,7 @@ use crate::support::Case;
 crate::tests!(
     masked_paths_show_nothing,
     readonly_paths_cannot_be_written,
+    masks_listed_twice,
     unmasked_on_request,
     kernel_file_systems,
     devices,
@@ -67,6 +68,28 @@ fn readonly_paths_cannot_be_written() {
             "{name}: {output:?}"
         );
     }
+}
+
+fn masks_listed_twice() {
+    let mut case = Case::script("cat /proc/self/mounts");
+    for list in ["maskedPaths", "readonlyPaths"] {
+        let paths = case.spec["linux"][list].as_array_mut().unwrap();
+        let again: Vec<_> = paths
+            .iter()
+            .map(|p| format!("{}/", p.as_str().unwrap()).into())
+            .collect();
+        paths.extend(again);
+    }
+    let output = case.run().ok();
+    let mut places: Vec<_> = output
+        .stdout
+        .lines()
+        .filter_map(|l| l.split(' ').nth(1))
+        .collect();
+    places.sort_unstable();
+    let all = places.len();
+    places.dedup();
+    assert_eq!(places.len(), all, "{output:?}");
 }
 
 fn unmasked_on_request() {

@@ -1,13 +1,16 @@
 //! Who is killed when, and what is found afterwards.
 
-use std::io::Write;
+use std::{io::Write, os::fd::OwnedFd};
 
 use berth_runtime::supervisor::{Control, Event, Recovered, Request, Status, recover};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Signal, pidfd_send_signal},
+};
 
 use crate::{
     SPARE,
-    container::{ALL, Bundle, Container, PATIENCE, alive, eventually, frames},
+    container::{ALL, Bundle, Container, PATIENCE, alive, frames},
 };
 
 crate::tests![
@@ -35,6 +38,17 @@ fn state(control: &mut Control) -> Status {
         Some(Event::State(state)) => state.status,
         other => panic!("{other:?}"),
     }
+}
+
+/// Waits for the end of a process.
+fn gone(process: &OwnedFd) {
+    let patience = Timespec::try_from(PATIENCE).unwrap();
+    let mut end = [PollFd::new(process, PollFlags::IN)];
+    assert_eq!(
+        poll(&mut end, Some(&patience)).unwrap(),
+        1,
+        "the supervisor goes on"
+    );
 }
 
 fn exit_code(control: &mut Control) -> i32 {
@@ -75,8 +89,9 @@ fn a_new_engine_starts_what_the_old_one_created() {
 fn what_ended_meanwhile_is_found() {
     let mut container = Bundle::shell("echo last; exit 11").launch();
     container.start();
+    let supervisor = container.launched.supervisor.try_clone().unwrap();
     let bundle = container.leave();
-    eventually("it has ended", || bundle.path().join("exit.json").exists());
+    gone(&supervisor);
     match recover(bundle.path()).unwrap() {
         Recovered::Exited(status) => assert_eq!(status.exit_code, 11),
         other => panic!("{other:?}"),

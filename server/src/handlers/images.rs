@@ -3,11 +3,12 @@
 use std::io::{self, BufWriter, Write};
 
 use berth_api::{
-    ByteStream, Ctx, ImageApi, ImageCreateHeaders, ImageCreateQuery, ImageDeleteQuery, ImageGetAllQuery,
-    ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImageTagQuery, JsonStream, RawBody, later,
+    BuildPruneQuery, ByteStream, Ctx, ImageApi, ImageCreateHeaders, ImageCreateQuery, ImageDeleteQuery,
+    ImageGetAllQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImageTagQuery, JsonStream, RawBody,
+    later,
     models::{
-        CreateImageInfo, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageLoadInfo,
-        ImagePruneResponse, ImageSummary,
+        BuildPruneResponse, CreateImageInfo, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect,
+        ImageLoadInfo, ImagePruneResponse, ImageSummary,
     },
 };
 use berth_runtime::{Error, Kind, image::Reference};
@@ -73,6 +74,10 @@ impl ImageApi for Engine {
             images_deleted: (!pruned.items.is_empty()).then_some(pruned.items),
             space_reclaimed: i64::try_from(pruned.reclaimed).unwrap_or(i64::MAX),
         })
+    }
+
+    async fn build_prune(&self, _: Ctx, _: BuildPruneQuery) -> Reply<BuildPruneResponse> {
+        Ok(BuildPruneResponse::default())
     }
 
     async fn image_load(
@@ -145,7 +150,7 @@ impl ImageApi for Engine {
         save(self, &query.names)
     }
 
-    later!(build_prune, image_build, image_commit, image_push, image_search);
+    later!(image_build, image_commit, image_push, image_search);
 }
 
 /// An archive of images, made while it is sent.

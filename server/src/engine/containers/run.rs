@@ -31,6 +31,8 @@ pub struct Run {
     /// The supervisor's socket, for clients to be attached.
     pub socket: PathBuf,
     link: Mutex<Arc<Link>>,
+    /// Held from the sending of a signal until it has been told, so that the end it causes is told after it.
+    pub signalling: tokio::sync::Mutex<()>,
     ended: AtomicBool,
     /// Cancelled when the end has been recorded and the bundle is gone.
     pub over: CancellationToken,
@@ -43,6 +45,7 @@ impl Run {
             bundle: bundle.to_owned(),
             socket,
             link: Mutex::new(link),
+            signalling: tokio::sync::Mutex::default(),
             ended: AtomicBool::new(false),
             over: CancellationToken::new(),
         })

@@ -201,15 +201,16 @@ impl Containers {
         let Some(run) = container.current().run.clone() else {
             return Err(state::not_running(container.id()));
         };
+        let signalling = run.signalling.lock().await;
         let sent = run.link().call(Request::Signal { number, exec: None }).await;
         match sent {
-            Ok(_) => {}
+            Ok(_) => self.publish(container, "kill", &[("signal", number.to_string())]),
             // It ended before the signal came.
             Err(failure) if failure.kind == FailureKind::NotFound => return Ok(()),
-            Err(_) if !container.now().state.has_process() => return Ok(()),
+            Err(_) if run.has_ended() => return Ok(()),
             Err(failure) => return Err(failure.into()),
         }
-        self.publish(container, "kill", &[("signal", number.to_string())]);
+        drop(signalling);
         if stops && container.now().state.phase == Phase::Paused {
             self.thaw(container).await?;
         }

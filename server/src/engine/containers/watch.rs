@@ -54,6 +54,8 @@ impl Containers {
                     },
                 }
             };
+            // In this order: a signal that finds the connection closed also finds out why.
+            run.end();
             drop(events);
             this.ended(&container, &run, &status).await;
         });
@@ -79,7 +81,8 @@ impl Containers {
 
     /// Records the end of a run and does what follows from it.
     pub(super) async fn ended(&self, container: &Arc<Container>, run: &Arc<Run>, status: &ExitStatus) {
-        run.end();
+        // No answer is outstanding once the events have been dropped, so this is no long wait.
+        drop(run.signalling.lock().await);
         let exit_code = i64::from(status.exit_code);
         let next = self.decide(container, status);
         let restarting = matches!(next, Next::Restart(..));

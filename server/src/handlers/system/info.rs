@@ -41,6 +41,7 @@ pub fn info(engine: &Engine) -> SystemInfo {
         containers_running: counts.running,
         containers_paused: counts.paused,
         containers_stopped: counts.stopped,
+        images: i64::try_from(engine.images.count()).unwrap_or(i64::MAX),
         driver: "overlayfs".into(),
         driver_status: driver_status(engine.roots.data()),
         plugins: plugins(),
