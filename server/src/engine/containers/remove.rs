@@ -40,7 +40,7 @@ impl Containers {
         {
             let _operation = container.operation.lock().await;
             container.try_change(|details| {
-                may_remove(container.id(), &details.name, &details.state, removal.force)?;
+                may_remove(container.id(), &details.state, removal.force)?;
                 details.state.removing = true;
                 Ok(())
             })?;
@@ -149,7 +149,7 @@ impl Containers {
     }
 }
 
-fn may_remove(id: &str, name: &str, state: &State, force: bool) -> Result<()> {
+fn may_remove(id: &str, state: &State, force: bool) -> Result<()> {
     if state.removing {
         return Err(Error::conflict(format!(
             "removal of container {id} is already in progress"
@@ -159,10 +159,11 @@ fn may_remove(id: &str, name: &str, state: &State, force: bool) -> Result<()> {
         Phase::Idle => Ok(()),
         _ if force => Ok(()),
         Phase::Paused => Err(Error::conflict(format!(
-            "cannot remove container \"/{name}\": container is paused and must be unpaused first"
+            "You cannot remove a paused container {id}. Unpause and then stop the container before attempting removal \
+             or force remove"
         ))),
         _ => Err(Error::conflict(format!(
-            "cannot remove container \"/{name}\": container is {}: stop the container before removing or force remove",
+            "You cannot remove a {} container {id}. Stop the container before attempting removal or force remove",
             state.status()
         ))),
     }
@@ -183,23 +184,23 @@ mod tests {
     #[test]
     fn what_runs_is_removed_by_force_only() {
         let mut state = State::default();
-        assert!(may_remove("x", "web", &state, false).is_ok());
+        assert!(may_remove("x", &state, false).is_ok());
         state.run(5, Timestamp::UNIX_EPOCH);
-        let refused = may_remove("x", "web", &state, false).unwrap_err();
+        let refused = may_remove("x", &state, false).unwrap_err();
         assert_eq!(
             refused.message(),
-            "cannot remove container \"/web\": container is running: stop the container before removing or force remove"
+            "You cannot remove a running container x. Stop the container before attempting removal or force remove"
         );
-        assert!(may_remove("x", "web", &state, true).is_ok());
+        assert!(may_remove("x", &state, true).is_ok());
         state.phase = Phase::Paused;
         assert!(
-            may_remove("x", "web", &state, false)
+            may_remove("x", &state, false)
                 .unwrap_err()
                 .message()
-                .contains("must be unpaused")
+                .contains("Unpause and then stop")
         );
         state.removing = true;
-        let refused = may_remove("x", "web", &state, true).unwrap_err();
+        let refused = may_remove("x", &state, true).unwrap_err();
         assert_eq!(refused.message(), "removal of container x is already in progress");
     }
 }
