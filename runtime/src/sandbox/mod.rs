@@ -264,6 +264,16 @@ pub fn exec(
     exec::exec(target, spec, process, stdio, options)
 }
 
+/// Looks for the user of a further process, `user[:group]` by names or numbers, in the files of the sandbox whose first
+/// process is `pid`. [`exec()`] does it again for itself; this tells a mistake early.
+///
+/// # Errors
+/// [`Kind::Invalid`](crate::Kind::Invalid) or [`Kind::NotFound`](crate::Kind::NotFound) if there is no such user or
+/// group; [`Kind::Internal`](crate::Kind::Internal) if the sandbox has ended.
+pub fn check_user(pid: i32, text: &str) -> Result<()> {
+    user::check(pid, text)
+}
+
 /// Computes what every sandbox needs and forked processes inherit: the host's cgroup hierarchies and the default seccomp
 /// filter. Calling it once in a long-lived parent saves its children the work.
 ///

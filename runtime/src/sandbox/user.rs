@@ -27,6 +27,15 @@ pub(super) struct User {
     pub home: Option<String>,
 }
 
+/// Looks `text` up as the user of a further process, see [`super::check_user`].
+pub(super) fn check(pid: i32, text: &str) -> Result<()> {
+    let path = format!("/proc/{pid}/root");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .context(|| format!("cannot open the root directory of process {pid}"))?;
+    Accounts::read(&Root::from(root))?.resolve(text, &[]).map(drop)
+}
+
 /// An entry of `/etc/passwd`.
 #[derive(Debug)]
 struct PasswdEntry<'a> {

@@ -17,7 +17,8 @@ use rustix::{
 };
 
 use super::protocol::{
-    Event, ExecRequest, Hello, MAX_LINE, Request, RequestLine, StreamReply, Streams, decode_line, encode_line,
+    Event, ExecRequest, Failure, Hello, MAX_LINE, Request, RequestLine, StreamReply, Streams, decode_line,
+    encode_line,
 };
 use crate::{Error, Kind, Result, error::Context};
 
@@ -40,14 +41,15 @@ pub struct Attached {
 /// # Errors
 /// [`Kind::Unavailable`] if no supervisor listens on `socket`, else what the supervisor answers.
 pub fn connect_attach(socket: &Path, streams: Streams) -> Result<Attached> {
-    open_streams(socket, &Hello::Attach(streams))
+    Ok(open_streams(socket, &Hello::Attach(streams))?)
 }
 
 /// Runs a further process in the container and attaches to it.
 ///
 /// # Errors
-/// [`Kind::Unavailable`] if no supervisor listens on `socket`, else what the supervisor answers.
-pub fn connect_exec(socket: &Path, request: ExecRequest) -> Result<Attached> {
+/// [`Kind::Unavailable`] if no supervisor listens on `socket`, else what the supervisor answers, with the exit code
+/// that stands for a program that could not be run.
+pub fn connect_exec(socket: &Path, request: ExecRequest) -> Result<Attached, Failure> {
     open_streams(socket, &Hello::Exec(Box::new(request)))
 }
 
@@ -61,7 +63,7 @@ pub fn connect_control(socket: &Path) -> Result<UnixStream> {
     Ok(stream)
 }
 
-fn open_streams(socket: &Path, hello: &Hello) -> Result<Attached> {
+fn open_streams(socket: &Path, hello: &Hello) -> Result<Attached, Failure> {
     let mut stream = connect(socket)?;
     send_line(&mut stream, hello)?;
     stream
@@ -74,7 +76,7 @@ fn open_streams(socket: &Path, hello: &Hello) -> Result<Attached> {
     match reply {
         StreamReply::Attached { tty } => Ok(Attached { stream, tty, pid: 0 }),
         StreamReply::Started { pid, tty } => Ok(Attached { stream, tty, pid }),
-        StreamReply::Failed(failure) => Err(failure.into()),
+        StreamReply::Failed(failure) => Err(failure),
     }
 }
 

@@ -284,6 +284,7 @@ impl Supervisor {
             Phase::Running(at) => (Status::Running, Some(*at), None),
             Phase::Exited(exit) => (Status::Exited, exit.started_at, Some(exit.clone())),
         };
+        let live = || self.execs.iter().filter(|e| e.status.is_none());
         Snapshot {
             protocol: PROTOCOL,
             container: self.config.id.clone(),
@@ -291,11 +292,9 @@ impl Supervisor {
             pid: self.pid(),
             started_at,
             exit,
-            execs: self
-                .execs
-                .iter()
-                .filter(|e| e.status.is_none())
-                .map(|e| e.name.clone())
+            execs: live().map(|e| e.name.clone()).collect(),
+            exec_pids: live()
+                .map(|e| (e.name.clone(), e.session.sandbox.pid().as_raw()))
                 .collect(),
         }
     }

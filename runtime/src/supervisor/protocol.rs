@@ -12,6 +12,8 @@
 //! Output is Docker's multiplexed stream (eight bytes of header, then the payload) or, with a terminal, raw bytes.
 //! Unknown fields are ignored and missing ones have defaults, so that an engine can be newer than its supervisors.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -202,6 +204,9 @@ pub struct Snapshot {
     /// Names of the execs whose processes run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub execs: Vec<String>,
+    /// Their process ids on the host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exec_pids: BTreeMap<String, i32>,
 }
 
 /// The stages of a container's life that a supervisor knows.
@@ -304,6 +309,16 @@ impl From<FailureKind> for Kind {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         Self::new(failure.kind.into(), failure.message)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            kind: error.kind().into(),
+            code: 0,
+            message: error.to_string(),
+        }
     }
 }
 

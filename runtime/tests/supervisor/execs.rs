@@ -45,7 +45,7 @@ fn sleeper() -> Container {
 
 impl Container {
     fn exec(&self, request: ExecRequest) -> Result<Attached> {
-        connect_exec(&self.socket(), request)
+        Ok(connect_exec(&self.socket(), request)?)
     }
 
     fn exec_exit(&mut self, name: &str) -> ExitStatus {

@@ -214,6 +214,35 @@ pub fn age(of: SignedDuration) -> String {
     text
 }
 
+/// A duration as Go writes it: `1m30s`, `1.5s`, `20ms`.
+pub fn go_duration(duration: std::time::Duration) -> String {
+    let fraction = |whole: u128, unit: u128, name: &str| {
+        let (number, rest) = (whole / unit, whole % unit);
+        let digits = unit.ilog10() as usize;
+        let decimals = format!("{rest:0digits$}");
+        match decimals.trim_end_matches('0') {
+            "" => format!("{number}{name}"),
+            decimals => format!("{number}.{decimals}{name}"),
+        }
+    };
+    let nanos = duration.as_nanos();
+    match nanos {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => fraction(nanos, 1_000, "µs"),
+        1_000_000..1_000_000_000 => fraction(nanos, 1_000_000, "ms"),
+        _ => {
+            let minutes = nanos / 60_000_000_000;
+            let seconds = fraction(nanos % 60_000_000_000, 1_000_000_000, "s");
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, minutes) => format!("{minutes}m{seconds}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +337,22 @@ mod tests {
             "2023-11-1é",
         ] {
             assert_eq!(moment(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_as_go_writes_them() {
+        for (nanos, text) in [
+            (0, "0s"),
+            (5, "5ns"),
+            (1_500, "1.5µs"),
+            (20_000_000, "20ms"),
+            (1_500_000_000, "1.5s"),
+            (30_000_000_000, "30s"),
+            (90_000_000_000, "1m30s"),
+            (3_600_000_000_000, "1h0m0s"),
+        ] {
+            assert_eq!(go_duration(std::time::Duration::from_nanos(nanos)), text);
         }
     }
 

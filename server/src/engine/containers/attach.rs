@@ -32,7 +32,7 @@ use super::{
 };
 
 /// How much is passed on at once, in bytes.
-const BUFFER: usize = 64 << 10;
+pub(super) const BUFFER: usize = 64 << 10;
 
 /// What a client wants to be attached to.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ enum Live {
 }
 
 /// Why a client's input has ended.
-enum InputEnd {
+pub(super) enum InputEnd {
     /// The client has nothing more to say; output goes on.
     Closed,
     /// The client leaves, or is to leave.
@@ -252,7 +252,7 @@ async fn send_all(
 
 /// Reads what a client sends without being attached to standard input. Its end says nothing: clients close their sending
 /// side when they have nothing to send. Whether they still listen shows when they are written to.
-async fn disregard(mut input: impl AsyncRead + Unpin) -> InputEnd {
+pub(super) async fn disregard(mut input: impl AsyncRead + Unpin) -> InputEnd {
     match copy(&mut input, &mut sink()).await {
         Ok(_) => std::future::pending().await,
         Err(_) => InputEnd::Leave,
@@ -260,7 +260,7 @@ async fn disregard(mut input: impl AsyncRead + Unpin) -> InputEnd {
 }
 
 /// Passes a client's input on. Its end closes standard input if `once`, otherwise the client leaves with it.
-async fn pass_input(
+pub(super) async fn pass_input(
     mut input: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut keys: Option<Watcher>,

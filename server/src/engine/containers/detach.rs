@@ -26,6 +26,11 @@ impl DetachKeys {
             ))
         })
     }
+
+    /// The keys as the terminal sends them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 fn key(text: &str) -> Option<u8> {

@@ -48,7 +48,7 @@ impl Containers {
             restart_count: details.restart_count,
             driver: STORAGE_DRIVER.to_owned(),
             platform: "linux".to_owned(),
-            exec_ids: None,
+            exec_ids: self.exec_ids(container),
             host_config: (*details.host_config).clone(),
             graph_driver: self.graph_driver(container),
             size_rw: size.map(|size| size.own),
@@ -62,6 +62,14 @@ impl Containers {
             network_settings: network_settings(container, &details),
             ..ContainerInspectResponse::default()
         }
+    }
+
+    /// The execs that run or are still to be started; null if there are none, as clients know it.
+    fn exec_ids(&self, container: &Container) -> Option<Vec<String>> {
+        let execs = self.execs.of(container.id());
+        let live = execs.iter().filter(|exec| !exec.has_ended());
+        let ids: Vec<_> = live.map(|exec| exec.id.to_string()).collect();
+        (!ids.is_empty()).then_some(ids)
     }
 
     fn graph_driver(&self, container: &Container) -> GraphDriverData {
@@ -94,7 +102,8 @@ fn state(container: &Container, details: &Details) -> ContainerState {
         error: state.error.clone(),
         started_at: time::rfc3339_or_never(state.started_at),
         finished_at: time::rfc3339_or_never(state.finished_at),
-        health: summary::has_health_check(container).then(|| (*details.health).clone()),
+        health: (summary::has_health_check(container) && state.started_at.is_some())
+            .then(|| (*details.health).clone()),
     }
 }
 

@@ -7,6 +7,8 @@
 //! | [`link`], [`run`] | a running container: its supervisor, its clients, its restart policy |
 //! | `create`, `start`, `watch`, `stop`, `wait`, `remove`, `restore` | the steps of a life |
 //! | `list`, `inspect`, [`filter`], [`summary`], `size` | what is shown |
+//! | [`health`] | whether a container is well |
+//! | [`exec`] | further processes in a container |
 //! | `logs`, `attach`, `pause`, `rename`, `update`, `top` | what else can be done |
 //!
 //! Readers never wait: they take a container's [`model::Details`] as they are. Operations of several steps hold the
@@ -15,7 +17,9 @@
 mod attach;
 mod create;
 pub mod detach;
+mod exec;
 pub mod filter;
+mod health;
 mod image;
 pub mod index;
 mod inspect;
@@ -52,6 +56,7 @@ use berth_runtime::{Error, Result, image::ImageStore, supervisor::Spawner};
 use tokio_util::task::TaskTracker;
 
 use self::{
+    exec::Execs,
     index::Index,
     model::Container,
     state::Phase,
@@ -60,7 +65,9 @@ use self::{
 };
 use super::events::{Attributes, Events};
 
-pub use self::{attach::AttachRequest, list::ListRequest, logs::LogRequest, remove::Removal, size::Size};
+pub use self::{
+    attach::AttachRequest, exec::ExecStart, list::ListRequest, logs::LogRequest, remove::Removal, size::Size,
+};
 
 /// The engine's containers. Clones are cheap and are the same containers.
 #[derive(Clone, Debug)]
@@ -80,6 +87,8 @@ pub struct Shared {
     defaults: Defaults,
     /// Every task that belongs to a container.
     tasks: TaskTracker,
+    /// Further processes in containers.
+    execs: Execs,
     /// Held by the one clean-up there may be.
     pruning: tokio::sync::Mutex<()>,
 }
@@ -139,6 +148,7 @@ impl Containers {
             host: parts.host,
             defaults: parts.defaults,
             tasks: TaskTracker::new(),
+            execs: Execs::default(),
             pruning: tokio::sync::Mutex::default(),
         }));
         containers.restore().await?;

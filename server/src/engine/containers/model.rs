@@ -127,6 +127,8 @@ pub struct Container {
     changing: Mutex<()>,
     /// Held by operations of several steps.
     pub operation: tokio::sync::Mutex<()>,
+    /// Held shared while a process is added to it, and alone while it is frozen: nothing may join what is frozen.
+    pub joining: tokio::sync::RwLock<()>,
     /// Held while the file on disk is replaced, so that the latest details win.
     pub saving: tokio::sync::Mutex<()>,
     /// Its present run, and who waits to be attached to the next.
@@ -152,6 +154,7 @@ impl Container {
             details: ArcSwap::from_pointee(details),
             changing: Mutex::default(),
             operation: tokio::sync::Mutex::default(),
+            joining: tokio::sync::RwLock::default(),
             saving: tokio::sync::Mutex::default(),
             current: Mutex::default(),
             progress: watch::Sender::new(progress),

@@ -19,7 +19,17 @@ impl Containers {
         let _operation = container.operation.lock().await;
         container.now().state.may_pause(container.id())?;
         let cgroup = self.cgroup(container)?;
-        blocking(move || cgroup.freeze()).await?;
+        // Processes on their way into the container arrive first.
+        let joining = container.joining.write().await;
+        let run = container.current().run.clone();
+        if let Some(run) = &run {
+            run.end_probing();
+        }
+        if let Err(error) = blocking(move || cgroup.freeze()).await {
+            drop(joining);
+            run.iter().for_each(|run| self.probe_health(container, run));
+            return Err(error);
+        }
         let paused = container.change(|details| {
             // It may have ended while it was being frozen.
             let runs = details.state.phase == Phase::Running;
@@ -28,6 +38,7 @@ impl Containers {
             }
             runs
         });
+        drop(joining);
         if !paused {
             return Err(state::not_running(container.id()));
         }
@@ -63,6 +74,8 @@ impl Containers {
             paused
         });
         if resumed {
+            let run = container.current().run.clone();
+            run.iter().for_each(|run| self.probe_health(container, run));
             self.save_or_warn(container).await;
             self.publish(container, "unpause", &[]);
         }
@@ -99,7 +112,8 @@ impl Containers {
     }
 }
 
-fn characters(number: u32) -> Result<u16> {
+/// One side of a terminal.
+pub(super) fn characters(number: u32) -> Result<u16> {
     u16::try_from(number)
         .map_err(|_| Error::invalid(format!("a terminal can't be {number} characters large")))
 }

@@ -100,6 +100,7 @@ impl Containers {
         blocking(move || this.store.remove(&id)).await?;
         drop(saving);
         self.index.remove(container.id(), &container.now().name);
+        self.execs.remove_all(container.id());
         container.current().pending.clear();
         self.publish(container, "destroy", &[]);
         container.tell_removed();

@@ -123,6 +123,8 @@ impl Containers {
                 status: Status::Running,
                 pid,
                 started_at,
+                execs,
+                exec_pids,
                 ..
             })) => {
                 let started_at = started_at.unwrap_or_else(Timestamp::now);
@@ -137,7 +139,10 @@ impl Containers {
                     }
                 });
                 container.current().run = Some(Arc::clone(&run));
-                self.watch(container, run, events, Vec::new());
+                let strangers = self.restore_execs(container, &run, &execs, &exec_pids).await;
+                self.watch(container, Arc::clone(&run), events, Vec::new());
+                self.probe_health(container, &run);
+                self.end_strangers(run, strangers);
             }
             Some(Event::State(Snapshot {
                 status: Status::Created,

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -11,6 +11,7 @@ use std::{
 
 use berth_api::models::{RestartPolicy, RestartPolicyName};
 use berth_runtime::supervisor::Streams;
+use oci_spec::runtime::Process;
 use tokio::{net::UnixStream, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,10 @@ pub struct Run {
     /// Held from the sending of a signal until it has been told, so that the end it causes is told after it.
     pub signalling: tokio::sync::Mutex<()>,
     ended: AtomicBool,
+    /// The process of its specification, once an exec has needed it.
+    pub process: OnceLock<Arc<Process>>,
+    /// Ends the probing of its health that is under way.
+    probing: Mutex<CancellationToken>,
     /// Cancelled when the end has been recorded and the bundle is gone.
     pub over: CancellationToken,
 }
@@ -47,6 +52,8 @@ impl Run {
             link: Mutex::new(link),
             signalling: tokio::sync::Mutex::default(),
             ended: AtomicBool::new(false),
+            process: OnceLock::new(),
+            probing: Mutex::default(),
             over: CancellationToken::new(),
         })
     }
@@ -64,6 +71,26 @@ impl Run {
     /// Marks the end of its process; what remains is to put it away.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.end_probing();
+    }
+
+    /// What tells that the probing of its health is to end, which begins now.
+    pub fn begin_probing(&self) -> CancellationToken {
+        let token = CancellationToken::new();
+        let mut probing = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *probing, token.clone()).cancel();
+        if self.has_ended() {
+            token.cancel();
+        }
+        token
+    }
+
+    /// Its health is not probed any more.
+    pub fn end_probing(&self) {
+        self.probing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .cancel();
     }
 
     /// Whether its process has ended.

@@ -83,7 +83,8 @@ impl Containers {
         match start_program(&run, &mut events, &mut early).await {
             Ok(started_at) => {
                 self.started(container, started_at);
-                self.watch(container, run, events, early);
+                self.watch(container, Arc::clone(&run), events, early);
+                self.probe_health(container, &run);
                 Ok(())
             }
             Err(failure) => {
@@ -158,7 +159,7 @@ impl Containers {
         let pid = container.now().state.pid;
         container.change(|details| {
             details.state.run(pid, started_at);
-            details.health = summary::fresh_health(container);
+            details.health = summary::fresh_health(container, &details.health);
         });
         container.tell_started();
         self.publish(container, "start", &[]);

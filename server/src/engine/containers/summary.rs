@@ -72,15 +72,16 @@ pub fn health(container: &Container, details: &Details) -> HealthStatus {
     }
 }
 
-/// What a health check knows at the beginning of a run.
-pub fn fresh_health(container: &Container) -> Arc<Health> {
+/// What a health check knows at the beginning of a run; `before` is what it knew of the last one.
+pub fn fresh_health(container: &Container, before: &Health) -> Arc<Health> {
     let status = match has_health_check(container) {
         true => HealthStatus::Starting,
         false => HealthStatus::None,
     };
     Arc::new(Health {
         status,
-        ..Health::default()
+        failing_streak: 0,
+        log: before.log.clone(),
     })
 }
 

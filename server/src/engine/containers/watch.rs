@@ -46,6 +46,9 @@ impl Containers {
                     Some(Event::State(Snapshot {
                         exit: Some(status), ..
                     })) => break status,
+                    Some(Event::State(Snapshot { execs, .. })) => {
+                        this.reconcile_execs(&container, &run, &execs).await;
+                    }
                     Some(event) => this.observe(&container, event),
                     // The supervisor was killed, or this connection was cut.
                     None => match this.recover(&container, &run).await {
@@ -75,6 +78,7 @@ impl Containers {
                     "output is missing in the log"
                 );
             }
+            Event::ExecExit { exec, status } => self.exec_ended(container, &exec, &status),
             _ => {}
         }
     }
@@ -83,6 +87,7 @@ impl Containers {
     pub(super) async fn ended(&self, container: &Arc<Container>, run: &Arc<Run>, status: &ExitStatus) {
         // No answer is outstanding once the events have been dropped, so this is no long wait.
         drop(run.signalling.lock().await);
+        self.execs_ended(container);
         let exit_code = i64::from(status.exit_code);
         let next = self.decide(container, status);
         let restarting = matches!(next, Next::Restart(..));

@@ -206,6 +206,7 @@ fn healthcheck(arguments: &str) -> Result<Healthcheck> {
             "interval" => health.interval = duration(name, value)?,
             "timeout" => health.timeout = duration(name, value)?,
             "start-period" => health.start_period = duration(name, value)?,
+            "start-interval" => health.start_interval = duration(name, value)?,
             "retries" => {
                 health.retries = value.parse().ok().filter(|n| *n >= 0).ok_or_else(|| {
                     Error::invalid(format!(

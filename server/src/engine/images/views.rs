@@ -170,6 +170,7 @@ fn shown_health(health: Healthcheck) -> HealthConfig {
         interval: health.interval,
         timeout: health.timeout,
         start_period: health.start_period,
+        start_interval: health.start_interval,
         retries: health.retries,
     }
 }

@@ -69,6 +69,7 @@ fn health(config: &mut ContainerConfig, image: Option<&HealthConfig>) {
         (&mut own.interval, image.interval),
         (&mut own.timeout, image.timeout),
         (&mut own.start_period, image.start_period),
+        (&mut own.start_interval, image.start_interval),
         (&mut own.retries, image.retries),
     ] {
         if *own == 0 {
@@ -241,6 +242,7 @@ mod tests {
                 interval: 5,
                 timeout: 6,
                 start_period: 7,
+                start_interval: 6,
                 retries: 8,
             });
         };

@@ -126,6 +126,7 @@ fn check_health(health: &HealthConfig) -> Result<()> {
         ("Interval", health.interval),
         ("Timeout", health.timeout),
         ("StartPeriod", health.start_period),
+        ("StartInterval", health.start_interval),
     ] {
         if duration != 0 && duration < MIN_DURATION {
             return Err(Error::invalid(format!(
@@ -169,6 +170,7 @@ mod tests {
         );
         assert_eq!(
             health(|h| h.start_period = 1),
+            health(|h| h.start_interval = 999_999),
             "StartPeriod in Healthcheck cannot be less than 1ms"
         );
         assert_eq!(

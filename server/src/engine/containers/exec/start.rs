@@ -1,0 +1,256 @@
+//! From created to running.
+
+use std::sync::Arc;
+
+use berth_api::models::ExecStartRequest;
+use berth_runtime::{
+    Error, Kind, Result,
+    error::Context,
+    sandbox::defaults,
+    supervisor::{ExecRequest, ExitStatus, Failure, SPEC_FILE, Streams, connect_exec},
+};
+use jiff::Timestamp;
+use oci_spec::runtime::{BoxBuilder, Process, Spec, User};
+use tokio::net::UnixStream;
+
+use super::{
+    super::{
+        Containers, blocking, index, model::Container, run::Run, spec::process::environment, state,
+        validate::Host,
+    },
+    Exec, ExecSession, Phase,
+    create::may_enter,
+    files,
+};
+
+/// How a client starts an exec.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExecStart {
+    /// Without any stream.
+    pub detach: bool,
+    /// Stream without frames.
+    pub tty: bool,
+    /// First size of the terminal, height and width, in place of the one asked for at its creation.
+    pub console_size: Option<(u64, u64)>,
+}
+
+impl From<&ExecStartRequest> for ExecStart {
+    fn from(request: &ExecStartRequest) -> Self {
+        let console_size = match request.console_size.as_deref() {
+            Some(&[height, width]) if request.tty && !request.detach => Some((height, width)),
+            _ => None,
+        };
+        Self {
+            detach: request.detach,
+            tty: request.tty,
+            console_size,
+        }
+    }
+}
+
+/// An exec whose program was executed.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its streams.
+    pub stream: UnixStream,
+}
+
+impl Containers {
+    /// The exec of that id and its container.
+    ///
+    /// # Errors
+    /// Not found.
+    pub fn find_exec(&self, id: &str) -> Result<(Arc<Exec>, Arc<Container>)> {
+        let exec = self.execs.get(id).filter(|exec| !exec.probe);
+        let exec = exec.ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))?;
+        let container = self.index.get(&exec.container);
+        Ok((exec, container.ok_or_else(|| index::no_such(id))?))
+    }
+
+    /// Starts an exec. Detached, the answer is none, as soon as it runs; else its streams, or why it does not run,
+    /// which is then told there.
+    ///
+    /// # Errors
+    /// Not found; conflict if it was started before, or if its container does not run, is paused or waits for its policy;
+    /// detached also what kept it from running: invalid for a program that can't be found or executed.
+    pub async fn exec_start(&self, id: &str, request: ExecStart) -> Result<Option<ExecSession>> {
+        let (exec, container) = self.find_exec(id)?;
+        may_enter(container.id(), &container.now().state)?;
+        if !exec.begin() {
+            return Err(Error::conflict(match exec.now().phase {
+                Phase::Ended { .. } => format!("exec command {id} has already run"),
+                _ => format!("exec command {id} is already running"),
+            }));
+        }
+        self.execs.started(&exec);
+        let launched = self.exec_launch(&container, &exec, request).await;
+        if !request.detach {
+            let session = ExecSession::new(self, &container, &exec, request.tty, launched);
+            return Ok(Some(session));
+        }
+        match launched {
+            Ok(_) => Ok(None),
+            Err(failure) => Err(start_error(failure)),
+        }
+    }
+
+    /// Has the process of an exec made that has begun.
+    ///
+    /// # Errors
+    /// What kept it from running; that is then recorded.
+    pub(in super::super) async fn exec_launch(
+        &self,
+        container: &Arc<Container>,
+        exec: &Arc<Exec>,
+        request: ExecStart,
+    ) -> Result<Launched, Failure> {
+        self.publish_exec(container, exec, format!("exec_start: {}", exec.command()), &[]);
+        let launched = self.try_launch_exec(container, exec, request).await;
+        if let Err(failure) = &launched {
+            self.exec_failed(container, exec, failure).await;
+        }
+        launched
+    }
+
+    async fn try_launch_exec(
+        &self,
+        container: &Arc<Container>,
+        exec: &Arc<Exec>,
+        request: ExecStart,
+    ) -> Result<Launched, Failure> {
+        // A process that joins a frozen container would not come out of it, and its supervisor would wait for it.
+        let _joining = container.joining.read().await;
+        may_enter(container.id(), &container.now().state).map_err(Failure::from)?;
+        let run = self.run_of(container).map_err(Failure::from)?;
+        let (this, of, starting) = (self.clone(), Arc::clone(container), Arc::clone(exec));
+        let connected = tokio::task::spawn_blocking(move || {
+            let process = process(&run, &of, &starting, request, &this.host)?;
+            let streams = match request.detach {
+                true => Streams::default(),
+                false => starting.setup.streams,
+            };
+            let attached = connect_exec(
+                &run.socket,
+                ExecRequest {
+                    id: starting.id.to_string(),
+                    process,
+                    open_stdin: starting.setup.streams.stdin,
+                    streams,
+                },
+            )?;
+            starting.running(attached.pid);
+            attached.stream.set_nonblocking(true).map_err(Error::from)?;
+            Ok::<_, Failure>(attached.stream)
+        });
+        let stream = match connected.await {
+            Ok(stream) => stream?,
+            Err(error) => {
+                let error = Error::internal("the start of an exec was broken off").caused_by(error);
+                return Err(error.into());
+            }
+        };
+        let stream = UnixStream::from_std(stream).map_err(Error::from)?;
+        Ok(Launched { stream })
+    }
+
+    /// The exec could not be run. Its container may have ended meanwhile.
+    async fn exec_failed(&self, container: &Arc<Container>, exec: &Arc<Exec>, failure: &Failure) {
+        let exit_code = match failure.code {
+            0 => 126,
+            code => code,
+        };
+        if !exec.end(i64::from(exit_code)) {
+            return;
+        }
+        if exec.probe {
+            self.execs.remove(exec);
+            return;
+        }
+        self.execs.over(exec, std::time::Instant::now());
+        let Ok(run) = self.run_of(container) else {
+            return;
+        };
+        let status = ExitStatus {
+            pid: 0,
+            exit_code,
+            signal: None,
+            oom_killed: false,
+            started_at: None,
+            finished_at: Timestamp::now(),
+            error: Some(failure.message.clone()),
+        };
+        let id = Arc::clone(&exec.id);
+        let stored = blocking(move || files::store_failure(&run.bundle, &id, &status)).await;
+        if let Err(error) = stored {
+            tracing::debug!(exec = &*exec.id, %error, "the failure of an exec is forgotten at the next restart");
+        }
+    }
+
+    /// The run of a container.
+    ///
+    /// # Errors
+    /// Conflict if it does not run.
+    pub(in super::super) fn run_of(&self, container: &Container) -> Result<Arc<Run>> {
+        let run = container.current().run.clone();
+        run.filter(|run| !run.has_ended())
+            .ok_or_else(|| state::not_running(container.id()))
+    }
+}
+
+/// The error of a start whose client is told by status.
+pub(super) fn start_error(failure: Failure) -> Error {
+    let kind = match failure.code {
+        126 | 127 => Kind::Invalid,
+        _ => failure.kind.into(),
+    };
+    Error::new(kind, failure.message)
+}
+
+/// The process as the OCI has it: the container's own with another program, and what was asked for. Whatever confines the
+/// container (limits, filter, AppArmor, no new privileges) therefore confines it too. Blocks.
+fn process(run: &Run, container: &Container, exec: &Exec, start: ExecStart, host: &Host) -> Result<Process> {
+    let setup = &exec.setup;
+    let mut process = (*own_process(run)?).clone();
+    let inherited = process.env().as_deref().unwrap_or_default();
+    let hostname = inherited.iter().find_map(|entry| entry.strip_prefix("HOSTNAME="));
+    let own = container.config().env.iter().flatten().chain(&setup.env);
+    let env = environment(
+        setup.tty,
+        hostname.unwrap_or_default(),
+        &own.cloned().collect::<Vec<_>>(),
+    );
+    let mut user = User::default();
+    user.set_username(Some(setup.user.clone()));
+    let cwd = match setup.working_dir.as_str() {
+        "" => "/",
+        directory => directory,
+    };
+    process
+        .set_terminal(Some(setup.tty))
+        .set_console_size(None)
+        .set_user(user)
+        .set_args(Some(setup.args.clone()))
+        .set_env(Some(env))
+        .set_cwd(cwd.into());
+    if setup.privileged {
+        process.set_capabilities(Some(defaults::capability_sets(host.capabilities.to_oci())));
+    }
+    if let Some((height, width)) = start.console_size.or(setup.console_size)
+        && setup.tty
+    {
+        process.set_console_size(BoxBuilder::default().height(height).width(width).build().ok());
+    }
+    Ok(process)
+}
+
+/// The process of the container's own program, read once for each run.
+fn own_process(run: &Run) -> Result<Arc<Process>> {
+    if let Some(process) = run.process.get() {
+        return Ok(Arc::clone(process));
+    }
+    let path = run.bundle.join(SPEC_FILE);
+    let message = || format!("cannot read {}", path.display());
+    let spec: Spec = serde_json::from_slice(&std::fs::read(&path).context(message)?).context(message)?;
+    let process = spec.process().clone().unwrap_or_default();
+    Ok(Arc::clone(run.process.get_or_init(|| Arc::new(process))))
+}
