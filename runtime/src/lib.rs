@@ -1,8 +1,9 @@
-//! The Linux mechanisms behind the engine. Nothing here knows HTTP; each module is usable and testable alone.
+//! The mechanisms behind the engine. Nothing here knows the engine's API; each module is usable and testable alone.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`image`] | content store, layers on disk, archives in and out |
+//! | [`registry`] | images from and to registries |
 //! | [`sandbox`] | an OCI runtime specification becomes a running process |
 //! | [`cgroup`] | resource limits and accounting, v1, v2 and hybrid |
 //! | [`supervisor`] | the process that holds a container's stdio, terminal, log and exit status; and the spawner that forks it |
@@ -13,6 +14,7 @@ pub mod cgroup;
 pub mod error;
 pub mod image;
 pub mod log;
+pub mod registry;
 pub mod sandbox;
 pub mod supervisor;
 mod sys;

@@ -90,6 +90,14 @@ impl BlobStore {
         }
     }
 
+    /// Makes the file `path`, which is on the same file system and has been verified, the blob `digest`.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn adopt(&self, path: &Path, digest: &Digest) -> Result<()> {
+        fs::rename(path, self.path(digest)).context(|| format!("cannot store {digest}"))
+    }
+
     /// Opens a blob for reading.
     ///
     /// # Errors

@@ -248,8 +248,10 @@ impl LayerStore {
         };
         let work = |compression, plain: &mut dyn BufRead| {
             if compression == Compression::None {
-                // Its digest was checked when it came in, and is the diff ID already.
-                return Ok((unpack::unpack(plain, root.as_fd(), &options)?, *blob));
+                // Its digest is the diff ID already, and was checked when it came in, or is at the end of what is coming.
+                let outcome = unpack::unpack(&mut *plain, root.as_fd(), &options)?;
+                std::io::copy(plain, &mut std::io::sink()).map_err(super::tar_reader::read_error)?;
+                return Ok((outcome, *blob));
             }
             let mut hashing = HashingReader::new(plain);
             let buffered = BufReader::with_capacity(compress::BUFFER, &mut hashing);

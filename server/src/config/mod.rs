@@ -24,6 +24,8 @@ const DATA_ROOT: &str = "/var/lib/berth";
 const EXEC_ROOT: &str = "/run/berth";
 const CONFIG_FILE: &str = "/etc/berth/daemon.json";
 const INSTANCE: &str = "berth";
+/// Where authorities and client certificates of registries are looked for.
+const CERTIFICATES: [&str; 2] = ["/etc/berth/certs.d", "/etc/docker/certs.d"];
 /// Longest instance name: it becomes part of names that the kernel limits.
 const INSTANCE_MAX: usize = 32;
 
@@ -117,8 +119,38 @@ pub struct ContainerDefaults {
 pub struct Registries {
     /// Hosts and networks without TLS.
     pub insecure: Vec<String>,
-    /// Mirrors of the default registry.
+    /// Mirrors: a URL for the default registry, or `PREFIX=URL` for names that begin so.
     pub mirrors: Vec<String>,
+    /// Directories of authorities and client certificates, by host.
+    pub certificates: Vec<PathBuf>,
+    /// How long nothing may come from a registry.
+    pub timeout: Duration,
+    /// How often something is tried.
+    pub attempts: u32,
+    /// Layers fetched at a time.
+    pub downloads: usize,
+    /// Layers sent at a time.
+    pub uploads: usize,
+}
+
+impl Registries {
+    fn resolve(settings: &Settings) -> Result<Self> {
+        let mirrors = settings.registry_mirrors.clone().unwrap_or_default();
+        for mirror in &mirrors {
+            berth_runtime::registry::check_mirror(mirror)?;
+        }
+        let certificates = settings.registry_certs.clone();
+        let default = || CERTIFICATES.map(PathBuf::from).into();
+        Ok(Self {
+            insecure: settings.insecure_registries.clone().unwrap_or_default(),
+            mirrors,
+            certificates: certificates.unwrap_or_else(default),
+            timeout: Duration::from_secs(settings.registry_timeout.unwrap_or(60).max(1)),
+            attempts: settings.max_download_attempts.unwrap_or(5).max(1),
+            downloads: settings.max_concurrent_downloads.unwrap_or(3).max(1),
+            uploads: settings.max_concurrent_uploads.unwrap_or(5).max(1),
+        })
+    }
 }
 
 impl Config {
@@ -154,6 +186,7 @@ impl Config {
         }
         Ok(Self {
             tls: tls(&settings)?,
+            registries: Registries::resolve(&settings)?,
             containers: ContainerDefaults::resolve(&settings)?,
             cgroup_parent: cgroup_parent(settings.cgroup_parent, &instance)?,
             labels: labels(settings.labels.unwrap_or_default())?,
@@ -174,10 +207,6 @@ impl Config {
             log_format: settings.log_format.unwrap_or_default(),
             allow_plain_tcp: settings.allow_plain_tcp.unwrap_or_default(),
             shutdown_timeout: Duration::from_secs(settings.shutdown_timeout.unwrap_or(15)),
-            registries: Registries {
-                insecure: settings.insecure_registries.unwrap_or_default(),
-                mirrors: settings.registry_mirrors.unwrap_or_default(),
-            },
         })
     }
 

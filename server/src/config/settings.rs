@@ -125,9 +125,26 @@ pub struct Settings {
     /// Registry that may be spoken to without TLS: host[:port] or a network (repeatable)
     #[arg(long = "insecure-registry", value_name = "REGISTRY")]
     pub insecure_registries: Option<Vec<String>>,
-    /// Mirror of the default registry (repeatable)
+    /// Mirror of the default registry, or with PREFIX=URL of all images whose names begin so, like quay.io or
+    /// docker.io/library (repeatable)
     #[arg(long = "registry-mirror", value_name = "URL")]
     pub registry_mirrors: Option<Vec<String>>,
+    /// Directory with a directory for each registry host[:port]: *.crt are authorities, *.cert and *.key client
+    /// certificates (repeatable) [default: /etc/berth/certs.d, /etc/docker/certs.d]
+    #[arg(long = "registry-certs", value_name = "DIR")]
+    pub registry_certs: Option<Vec<PathBuf>>,
+    /// Seconds that nothing may come from a registry before a transfer is tried again [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub registry_timeout: Option<u64>,
+    /// Layers that are fetched at a time [default: 3]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_concurrent_downloads: Option<usize>,
+    /// Layers that are sent at a time [default: 5]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_concurrent_uploads: Option<usize>,
+    /// How often a transfer is tried [default: 5]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_download_attempts: Option<u32>,
     /// Seconds that running requests get to finish when the engine is stopped [default: 15]
     #[arg(long, value_name = "SECONDS")]
     pub shutdown_timeout: Option<u64>,

@@ -72,7 +72,7 @@ impl Engine {
         let id = roots.engine_id()?;
         let networks = Networks::open(&roots)?;
         let events: Arc<Events> = Arc::default();
-        let images = Images::open(&roots.images(), Arc::clone(&events))?;
+        let images = Images::open(&roots.images(), Arc::clone(&events), registries(&config))?;
         hello::install(images.store(), &roots)?;
         let containers = Containers::open(containers::Parts {
             data_root: roots.data(),
@@ -123,6 +123,20 @@ impl Engine {
         self.config.store(Arc::new(config));
         self.events
             .publish(EventMessageType::Daemon, "reload", &self.id, attributes);
+    }
+}
+
+/// What the configuration says about registries.
+fn registries(config: &Config) -> berth_runtime::registry::Settings {
+    let registries = &config.registries;
+    berth_runtime::registry::Settings {
+        insecure: registries.insecure.clone(),
+        mirrors: registries.mirrors.clone(),
+        certificates: registries.certificates.clone(),
+        patience: registries.timeout,
+        attempts: registries.attempts,
+        downloads: registries.downloads,
+        uploads: registries.uploads,
     }
 }
 

@@ -1,9 +1,17 @@
 //! Images in registries.
 
-use berth_api::{DistributionApi, later};
+use berth_api::{Ctx, DistributionApi, DistributionInspectHeaders, models::DistributionInspect};
 
-use crate::engine::Engine;
+use super::registry;
+use crate::{engine::Engine, failure::Reply};
 
 impl DistributionApi for Engine {
-    later!(distribution_inspect);
+    async fn distribution_inspect(
+        &self,
+        _: Ctx,
+        name: String,
+        headers: DistributionInspectHeaders,
+    ) -> Reply<DistributionInspect> {
+        registry::inspect(self, &name, &headers.x_registry_auth).await
+    }
 }

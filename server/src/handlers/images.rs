@@ -4,19 +4,20 @@ use std::io::{self, BufWriter, Write};
 
 use berth_api::{
     BuildPruneQuery, ByteStream, Ctx, ImageApi, ImageCreateHeaders, ImageCreateQuery, ImageDeleteQuery,
-    ImageGetAllQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImageTagQuery, JsonStream, RawBody,
-    later,
+    ImageGetAllQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImagePushHeaders, ImagePushQuery,
+    ImageSearchHeaders, ImageSearchQuery, ImageTagQuery, JsonStream, RawBody, later,
     models::{
         BuildPruneResponse, CreateImageInfo, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect,
-        ImageLoadInfo, ImagePruneResponse, ImageSummary,
+        ImageLoadInfo, ImagePruneResponse, ImageSearchResponseItem, ImageSummary, PushImageInfo,
     },
 };
-use berth_runtime::{Error, Kind, image::Reference};
+use berth_runtime::{Error, Kind};
 use bytes::Bytes;
 use futures_util::stream::poll_fn;
 use tokio::sync::mpsc::Sender;
 use tokio_util::io::SyncIoBridge;
 
+use super::registry;
 use crate::{
     engine::{
         Engine,
@@ -100,7 +101,7 @@ impl ImageApi for Engine {
         &self,
         ctx: Ctx,
         query: ImageCreateQuery,
-        _: ImageCreateHeaders,
+        headers: ImageCreateHeaders,
         body: RawBody,
     ) -> Reply<JsonStream<CreateImageInfo>> {
         match query.from_src.as_str() {
@@ -111,13 +112,9 @@ impl ImageApi for Engine {
                     "nothing to create an image from: give fromImage or fromSrc",
                 ));
             }
-            // Pulling, and fetching an archive by its address, are yet to come.
-            _ => {
-                if !query.from_image.is_empty() {
-                    Reference::parse(query.from_image.trim_end_matches(':'))?;
-                }
-                return Err(ctx.later().into());
-            }
+            "" => return registry::pull(self, query, &headers.x_registry_auth).await,
+            // Fetching an archive by its address is yet to come.
+            _ => return Err(ctx.later().into()),
         }
         let input = SyncIoBridge::new(body.into_reader());
         let images = self.images.clone();
@@ -150,7 +147,26 @@ impl ImageApi for Engine {
         save(self, &query.names)
     }
 
-    later!(image_build, image_commit, image_push, image_search);
+    async fn image_push(
+        &self,
+        _: Ctx,
+        name: String,
+        query: ImagePushQuery,
+        headers: ImagePushHeaders,
+    ) -> Reply<JsonStream<PushImageInfo>> {
+        registry::push(self, &name, &query.tag, &headers.x_registry_auth)
+    }
+
+    async fn image_search(
+        &self,
+        _: Ctx,
+        query: ImageSearchQuery,
+        headers: ImageSearchHeaders,
+    ) -> Reply<Vec<ImageSearchResponseItem>> {
+        registry::search(self, query, &headers.x_registry_auth).await
+    }
+
+    later!(image_build, image_commit);
 }
 
 /// An archive of images, made while it is sent.

@@ -7,6 +7,7 @@ mod execs;
 mod images;
 mod networks;
 mod plugins;
+mod registry;
 mod session;
 mod swarm;
 mod system;

@@ -119,7 +119,10 @@ impl Image {
         let all: BTreeSet<_> = self
             .names
             .iter()
-            .map(|name| name.with_digest(self.id).familiar())
+            .map(|name| match name.digest() {
+                Some(_) => name.familiar(),
+                None => name.with_digest(self.id).familiar(),
+            })
             .collect();
         all.into_iter().collect()
     }
@@ -148,7 +151,7 @@ impl Image {
     }
 
     /// Everything on disk that it refers to.
-    pub(in crate::image) fn resources(&self) -> Vec<Resource> {
+    pub(crate) fn resources(&self) -> Vec<Resource> {
         let blobs = self.blobs.iter().map(|(digest, _)| Resource::Blob(*digest));
         blobs
             .chain(self.layers.iter().map(|layer| Resource::Layer(layer.key)))

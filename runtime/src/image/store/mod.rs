@@ -4,7 +4,7 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `content/` | blobs, see [`super::blobs`] |
+//! | `content/` | blobs, see [`super::blobs`], and those that are arriving, see [`super::partial`] |
 //! | `layers/` | unpacked layers, see [`super::layers`] |
 //! | `images/<hex>.json` | one image each: its ID is the digest of its target, an index or a manifest |
 //! | `names/<hex>.json` | one name each; the file is called by the digest of the name |
@@ -47,6 +47,7 @@ use super::{
     layers::{Layer, LayerStore},
     limits::Limits,
     load::{self, Loaded, Progress, oci::Resolved},
+    partial::{Partial, Partials},
     pins::{Lease, Pins, Resource},
     reference::Reference,
     save::{self, Selected},
@@ -62,6 +63,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct ImageStore {
     limits: Limits,
     blobs: BlobStore,
+    partials: Partials,
     layers: LayerStore,
     records: Records,
     empty: PathBuf,
@@ -91,12 +93,15 @@ impl ImageStore {
         disk::make_dir(&empty)?;
         let trash = Arc::new(Trash::open(root)?);
         let blobs = BlobStore::open(root, &trash)?;
+        let partials = Partials::open(root, &trash)?;
+        partials.expire()?;
         let layers = LayerStore::open(root, limits.clone(), &trash)?;
         let records = Records::open(root, &trash)?;
         let snapshot = records.read(&blobs, &layers, &limits)?;
         let store = Self {
             limits,
             blobs,
+            partials,
             layers,
             records,
             empty,
@@ -320,11 +325,23 @@ impl ImageStore {
         Ok(())
     }
 
-    pub(super) fn limits(&self) -> &Limits {
+    /// The blobs that are arriving, or whose transfer was broken off, which the next pull of them goes on with.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn partials(&self) -> Result<Vec<Partial>> {
+        self.partials.list()
+    }
+
+    pub(crate) fn arriving(&self) -> &Partials {
+        &self.partials
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    pub(super) fn blobs(&self) -> &BlobStore {
+    pub(crate) fn blobs(&self) -> &BlobStore {
         &self.blobs
     }
 
@@ -332,12 +349,12 @@ impl ImageStore {
         &self.layers
     }
 
-    pub(super) fn pins(&self) -> &Arc<Pins> {
+    pub(crate) fn pins(&self) -> &Arc<Pins> {
         &self.pins
     }
 
     /// The diff ID of the layer archive `blob`, if an image knows it.
-    pub(super) fn diff_id_of(&self, blob: &Digest) -> Option<Digest> {
+    pub(crate) fn diff_id_of(&self, blob: &Digest) -> Option<Digest> {
         let now = self.now();
         let mut layers = now.images.values().flat_map(|image| &image.layers);
         layers
@@ -403,7 +420,7 @@ impl ImageStore {
     }
 
     /// Gives up a lease and removes what was made under it and belongs to no image.
-    pub(super) fn collect_after(&self, lease: Lease) {
+    pub(crate) fn collect_after(&self, lease: Lease) {
         let resources = lease.resources();
         drop(lease);
         self.collect(resources);

@@ -6,12 +6,14 @@
 //! | `selection` | filters of lists and prunes |
 //! | `removal` | what a removal takes away, and when it is refused |
 //! | `transfer` | archives in and out, with progress |
+//! | `registry` | images from and to registries |
 //! | [`changes`], `words` | Dockerfile instructions applied to a configuration |
 //!
 //! The content is kept by [`berth_runtime::image::ImageStore`], whose look-ups never wait; everything here that touches
 //! the disk blocks, and handlers call it where it may.
 
 pub mod changes;
+mod registry;
 mod removal;
 mod selection;
 mod transfer;
@@ -33,21 +35,24 @@ use berth_api::{
 use berth_runtime::{
     Error, Result,
     image::{Digest, Image, ImageStore, Limits, Reference},
+    registry::{Registry, Settings},
 };
 use jiff::Timestamp;
 
+pub use self::{registry::platform, removal::User, transfer::Import, views::STORAGE_DRIVER};
 use self::{
     removal::Named,
     selection::{Facts, Selection},
+    transfer::set_platform,
     views::Shown,
 };
-pub use self::{removal::User, transfer::Import, views::STORAGE_DRIVER};
 use super::events::{Attributes, Events};
 
 /// The engine's images. Clones are cheap and are the same images.
 #[derive(Clone, Debug)]
 pub struct Images {
     store: Arc<ImageStore>,
+    registry: Arc<Registry>,
     events: Arc<Events>,
     /// Held by the one clean-up there may be.
     pruning: Arc<Mutex<()>>,
@@ -81,9 +86,10 @@ impl Images {
     ///
     /// # Errors
     /// If the file system fails.
-    pub fn open(root: &Path, events: Arc<Events>) -> Result<Self> {
+    pub fn open(root: &Path, events: Arc<Events>, registries: Settings) -> Result<Self> {
         Ok(Self {
             store: Arc::new(ImageStore::open(root, Limits::default())?),
+            registry: Arc::new(Registry::new(registries)),
             events,
             pruning: Arc::default(),
         })
@@ -124,8 +130,12 @@ impl Images {
                 .names
                 .iter()
                 .filter(|name| selection.shows(name))
-                .map(|name| name.with_digest(image.id).familiar())
+                .map(|name| match name.digest() {
+                    Some(_) => name.familiar(),
+                    None => name.with_digest(image.id).familiar(),
+                })
                 .collect();
+            shown.digests.sort();
             shown.digests.dedup();
             let shared = shared
                 .as_ref()

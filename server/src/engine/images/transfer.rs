@@ -174,7 +174,7 @@ impl Images {
 }
 
 /// Takes `os[/architecture[/variant]]` into a configuration.
-fn set_platform(config: &mut ImageConfig, text: &str) -> Result<()> {
+pub(super) fn set_platform(config: &mut ImageConfig, text: &str) -> Result<()> {
     if text.is_empty() {
         return Ok(());
     }

@@ -220,6 +220,7 @@ mod tests {
         let config = Registries {
             insecure: vec!["10.0.0.0/8".into(), "reg.local:5000".into()],
             mirrors: vec!["https://mirror".into()],
+            ..Registries::default()
         };
         let model = registries(&config);
         assert_eq!(

@@ -6,12 +6,12 @@ mod info;
 mod version;
 
 use berth_api::{
-    Ctx, Format, JsonStream, JsonText, SystemApi, SystemDataUsageQuery, SystemEventsQuery,
-    SystemPingHeadReply, SystemPingReply, document_for, later,
-    models::{EventMessage, SystemDataUsageResponse, SystemInfo, SystemVersion},
+    Ctx, Format, JsonStream, JsonText, SystemApi, SystemAuthReply, SystemDataUsageQuery, SystemEventsQuery,
+    SystemPingHeadReply, SystemPingReply, document_for,
+    models::{AuthConfig, EventMessage, SystemDataUsageResponse, SystemInfo, SystemVersion},
 };
 
-use super::docs;
+use super::{docs, registry};
 use crate::{engine::Engine, failure::Reply};
 
 const NO_CACHE: &str = "no-cache, no-store, must-revalidate";
@@ -73,5 +73,7 @@ impl SystemApi for Engine {
         disk::usage(self, ctx.version, query).await
     }
 
-    later!(system_auth);
+    async fn system_auth(&self, _: Ctx, body: AuthConfig) -> Reply<SystemAuthReply> {
+        Ok(SystemAuthReply::Ok(registry::login(self, body).await?))
+    }
 }
