@@ -1,6 +1,11 @@
 //! Makes images here: from an archive of a root file system, or from another image and a layer on top of it.
 
-use std::io::Write;
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    os::fd::AsFd,
+    path::Path,
+};
 
 use jiff::Timestamp;
 
@@ -10,14 +15,43 @@ use super::{
     digest::Digest,
     load::{Loaded, docker, oci},
     manifest::{Descriptor, Manifest, Platform, media},
+    pack::{Options, pack_counted},
     pins::{Lease, Resource},
     reference::Reference,
-    store::{Image, ImageStore},
+    store::{Hold, Image, ImageStore},
 };
 use crate::{Error, Result, error::Context};
 
+/// Bytes of an archive that are written at once.
+const BUFFER: usize = 256 << 10;
+
 /// Writes the archive of a layer, compressed or not.
 pub type WriteLayer<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<()>;
+
+/// Where a new layer comes from.
+pub enum LayerFrom<'a> {
+    /// An archive.
+    Archive(WriteLayer<'a>),
+    /// The upper directory of an overlayfs that is no longer mounted, on the file system of the store, which is taken away.
+    /// One with nothing in it makes no layer.
+    Upper(&'a Path),
+}
+
+/// See [`ImageStore::compose_kept`].
+pub fn compose_kept(
+    store: &ImageStore,
+    base: Option<&Image>,
+    layer: Option<LayerFrom<'_>>,
+    config: ImageConfig,
+) -> Result<Hold> {
+    let lease = store.pins().lease();
+    let result = make(store, &lease, base, layer, config).and_then(|(target, keys)| {
+        let resolved = oci::resolve(&target, store.blobs(), &lease, store.limits())?;
+        store.add_kept(resolved, &keys)
+    });
+    store.collect_after(lease);
+    result
+}
 
 /// See [`ImageStore::compose`].
 pub fn compose(
@@ -28,6 +62,7 @@ pub fn compose(
     names: &[Reference],
 ) -> Result<Loaded> {
     let lease = store.pins().lease();
+    let layer = layer.map(LayerFrom::Archive);
     let result = make(store, &lease, base, layer, config).and_then(|(target, keys)| {
         let resolved = oci::resolve(&target, store.blobs(), &lease, store.limits())?;
         store.add(resolved, &keys, names)
@@ -41,7 +76,7 @@ fn make(
     store: &ImageStore,
     lease: &Lease,
     base: Option<&Image>,
-    layer: Option<WriteLayer<'_>>,
+    layer: Option<LayerFrom<'_>>,
     mut config: ImageConfig,
 ) -> Result<(Descriptor, Vec<Digest>)> {
     let mut layers: Vec<Descriptor> = Vec::new();
@@ -58,8 +93,23 @@ fn make(
             .diff_ids
             .extend(base.layers.iter().map(|layer| layer.diff_id));
     }
-    if let Some(write) = layer {
-        let (descriptor, diff_id, key) = new_layer(store, lease, write, &config.rootfs.diff_ids, &keys)?;
+    let made = match layer {
+        Some(LayerFrom::Archive(write)) => {
+            Some(new_layer(store, lease, write, &config.rootfs.diff_ids, &keys)?)
+        }
+        Some(LayerFrom::Upper(upper)) => {
+            let made = adopt(store, lease, upper)?;
+            if made.is_none()
+                && let Some(last) = config.history.last_mut()
+            {
+                // A step that changed nothing made no layer, and its history says so.
+                last.empty_layer = true;
+            }
+            made
+        }
+        None => None,
+    };
+    if let Some((descriptor, diff_id, key)) = made {
         layers.push(descriptor);
         keys.push(key);
         config.rootfs.diff_ids.push(diff_id);
@@ -112,6 +162,34 @@ fn new_layer(
         diff_id,
         layer.key,
     ))
+}
+
+/// Makes a layer of an upper directory: its archive is written, and the directory itself becomes the layer's tree.
+fn adopt(store: &ImageStore, lease: &Lease, upper: &Path) -> Result<Option<(Descriptor, Digest, Digest)>> {
+    let root = File::open(upper).context(|| format!("cannot open {}", upper.display()))?;
+    let options = Options {
+        overlay: true,
+        ..Options::default()
+    };
+    let mut writer = BufWriter::with_capacity(BUFFER, store.blobs().writer()?);
+    let packed = pack_counted(root.as_fd(), &mut writer, &options)?;
+    if packed.entries == 0 {
+        return Ok(None);
+    }
+    let writer = writer
+        .into_inner()
+        .map_err(|e| Error::internal("cannot write a layer").caused_by(e.into_error()))?;
+    let blob = writer.finish()?;
+    let (digest, size) = (blob.digest(), blob.size());
+    lease.pin(Resource::Blob(digest));
+    lease.pin(Resource::Layer(digest));
+    blob.commit(None)?;
+    let layer = store.layers().adopt(upper, digest, packed.bytes)?;
+    Ok(Some((
+        docker::layer_descriptor(digest, size, Compression::None),
+        digest,
+        layer.key,
+    )))
 }
 
 /// Fills in what every configuration has.

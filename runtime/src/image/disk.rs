@@ -47,6 +47,20 @@ pub fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     write().context(|| format!("cannot write {}", dir.join(name).display()))
 }
 
+/// Writes `bytes` to `dir/name` so that at any moment the old or the new file is there, unless the power fails.
+///
+/// # Errors
+/// If the file system fails; then the old file stays.
+pub fn write_file_lazily(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)?;
+        file.write_all(bytes)?;
+        file.persist(dir.join(name)).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().context(|| format!("cannot write {}", dir.join(name).display()))
+}
+
 /// Removes `dir/name` for good. A file that is not there is fine.
 ///
 /// # Errors
@@ -85,6 +99,27 @@ pub fn boot_id() -> Result<String> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
     let text = fs::read_to_string(PATH).context(|| format!("cannot read {PATH}"))?;
     Ok(text.trim().to_owned())
+}
+
+/// Unmounts everything below `dir` that an engine that died has left mounted.
+///
+/// # Errors
+/// If the mounts cannot be read or one stays.
+pub fn unmount_below(dir: &Path) -> Result<()> {
+    const PATH: &str = "/proc/self/mountinfo";
+    let dir = fs::canonicalize(dir).context(|| format!("cannot look at {}", dir.display()))?;
+    let text = fs::read_to_string(PATH).context(|| format!("cannot read {PATH}"))?;
+    // Later ones lie on top of earlier ones.
+    for line in text.lines().rev() {
+        let Some(place) = line.split(' ').nth(4).map(PathBuf::from) else {
+            continue;
+        };
+        if place.starts_with(&dir) && place != dir {
+            nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH)
+                .context(|| format!("cannot unmount {}", place.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// How names of things under construction begin. [`Trash::sweep`] removes what an engine that died left of them.

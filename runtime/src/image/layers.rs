@@ -225,6 +225,29 @@ impl LayerStore {
         self.make_visible(unpacked, chain_id)
     }
 
+    /// Takes the directory `tree`, which is on the same file system, as the layer `diff_id` whose archive was made of it.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn adopt(&self, tree: &Path, diff_id: Digest, size: u64) -> Result<Arc<Layer>> {
+        if let Some(layer) = self.get(&diff_id) {
+            return Ok(layer);
+        }
+        let scratch = Scratch::new(&self.dir, &self.trash)?;
+        fs::rename(tree, scratch.path().join(TREE))
+            .context(|| format!("cannot take {} over", tree.display()))?;
+        let outcome = Outcome {
+            size,
+            ..Outcome::default()
+        };
+        let unpacked = Unpacked {
+            scratch,
+            outcome,
+            diff_id,
+        };
+        self.make_visible(unpacked, diff_id)
+    }
+
     /// Removes a layer; its mounts, if any, keep working.
     ///
     /// # Errors

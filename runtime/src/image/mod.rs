@@ -7,6 +7,7 @@
 
 mod ahead;
 mod blobs;
+pub mod build;
 mod compose;
 pub(crate) mod compress;
 mod config;
@@ -34,9 +35,10 @@ mod worker;
 mod xattr;
 
 pub use blobs::{BlobStore, BlobWriter, FinishedBlob};
-pub use compose::WriteLayer;
+pub use compose::{LayerFrom, WriteLayer};
 pub use config::{Empty, Healthcheck, History, ImageConfig, RootFs, RunConfig};
 pub use digest::{Digest, HashingReader, HashingWriter};
+pub use disk::Scratch;
 pub use limits::Limits;
 pub use load::{Loaded, Progress};
 pub use manifest::{Descriptor, Platform};

@@ -1,5 +1,6 @@
 //! The engine: its objects and what they share. It knows the operations of the API, and nothing of HTTP.
 
+pub mod build;
 pub mod containers;
 pub mod events;
 pub mod hello;
@@ -47,6 +48,8 @@ pub struct State {
     pub host: HostFacts,
     /// Images.
     pub images: Images,
+    /// What was built before.
+    pub build_cache: build::Cache,
     /// Networks.
     pub networks: Networks,
     /// The containers with their sizes, being measured.
@@ -74,6 +77,7 @@ impl Engine {
         let events: Arc<Events> = Arc::default();
         let images = Images::open(&roots.images(), Arc::clone(&events), registries(&config))?;
         hello::install(images.store(), &roots)?;
+        let build_cache = build::Cache::open(&roots.build(), Arc::clone(images.store()))?;
         let containers = Containers::open(containers::Parts {
             data_root: roots.data(),
             exec_root: roots.run(),
@@ -92,6 +96,7 @@ impl Engine {
             containers,
             host: HostFacts::read(),
             images,
+            build_cache,
             networks,
             disk_usage: OneAtATime::default(),
             started: Timestamp::now(),

@@ -88,6 +88,11 @@ impl Roots {
         self.data.join("volumes")
     }
 
+    /// What builds keep between them.
+    pub fn build(&self) -> PathBuf {
+        self.data().join("build")
+    }
+
     /// Files that are only worked with; empty at every start.
     pub fn tmp(&self) -> PathBuf {
         self.data.join("tmp")

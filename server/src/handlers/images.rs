@@ -3,12 +3,14 @@
 use std::io::{self, BufWriter, Write};
 
 use berth_api::{
-    BuildPruneQuery, ByteStream, Ctx, ImageApi, ImageCreateHeaders, ImageCreateQuery, ImageDeleteQuery,
-    ImageGetAllQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery, ImagePushHeaders, ImagePushQuery,
-    ImageSearchHeaders, ImageSearchQuery, ImageTagQuery, JsonStream, RawBody, later,
+    BuildPruneQuery, ByteStream, Ctx, ImageApi, ImageBuildHeaders, ImageBuildQuery, ImageCreateHeaders,
+    ImageCreateQuery, ImageDeleteQuery, ImageGetAllQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery,
+    ImagePushHeaders, ImagePushQuery, ImageSearchHeaders, ImageSearchQuery, ImageTagQuery, JsonStream,
+    RawBody, later,
     models::{
-        BuildPruneResponse, CreateImageInfo, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect,
-        ImageLoadInfo, ImagePruneResponse, ImageSearchResponseItem, ImageSummary, PushImageInfo,
+        BuildInfo, BuildPruneResponse, CreateImageInfo, EventMessageType, ImageDeleteResponseItem,
+        ImageHistoryResponseItem, ImageInspect, ImageLoadInfo, ImagePruneResponse, ImageSearchResponseItem,
+        ImageSummary, PushImageInfo,
     },
 };
 use berth_runtime::{Error, Kind};
@@ -21,6 +23,8 @@ use super::registry;
 use crate::{
     engine::{
         Engine,
+        build::{self, options::Options},
+        events::Attributes,
         images::{Import, ListRequest, User},
     },
     failure::{Failure, Reply},
@@ -77,8 +81,34 @@ impl ImageApi for Engine {
         })
     }
 
-    async fn build_prune(&self, _: Ctx, _: BuildPruneQuery) -> Reply<BuildPruneResponse> {
-        Ok(BuildPruneResponse::default())
+    async fn image_build(
+        &self,
+        _: Ctx,
+        query: ImageBuildQuery,
+        headers: ImageBuildHeaders,
+        body: RawBody,
+    ) -> Reply<JsonStream<BuildInfo>> {
+        build::check_session(&query.session)?;
+        let options = Options::read(query, headers.x_registry_config, &headers.x_build_secrets)?;
+        let mut records = self.build(options, body).await?;
+        Ok(JsonStream::of(poll_fn(move |cx| records.poll_recv(cx))))
+    }
+
+    async fn build_prune(&self, _: Ctx, query: BuildPruneQuery) -> Reply<BuildPruneResponse> {
+        let engine = self.clone();
+        let keep = query
+            .keep_storage
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .unwrap_or_default();
+        let (removed, bytes) =
+            blocking(move || engine.build_cache.prune(query.all, keep, &query.filters)).await?;
+        let reclaimed = Attributes::from([("reclaimed".to_owned(), bytes.to_string())]);
+        self.events
+            .publish(EventMessageType::Builder, "prune", "", reclaimed);
+        Ok(BuildPruneResponse {
+            caches_deleted: (!removed.is_empty()).then_some(removed),
+            space_reclaimed: i64::try_from(bytes).unwrap_or(i64::MAX),
+        })
     }
 
     async fn image_load(
@@ -166,7 +196,7 @@ impl ImageApi for Engine {
         registry::search(self, query, &headers.x_registry_auth).await
     }
 
-    later!(image_build, image_commit);
+    later!(image_commit);
 }
 
 /// An archive of images, made while it is sent.

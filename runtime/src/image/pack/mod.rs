@@ -49,6 +49,23 @@ pub struct Options {
 /// # Errors
 /// If the file system fails or `out` does.
 pub fn pack(root: BorrowedFd<'_>, out: impl Write, options: &Options) -> Result<()> {
+    pack_counted(root, out, options).map(drop)
+}
+
+/// What an archive holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Entries, whiteouts among them.
+    pub entries: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+/// [`pack`], telling what was packed.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_counted(root: BorrowedFd<'_>, out: impl Write, options: &Options) -> Result<Packed> {
     let mut packer = Packer {
         root,
         out,
@@ -56,9 +73,11 @@ pub fn pack(root: BorrowedFd<'_>, out: impl Write, options: &Options) -> Result<
         links: HashMap::new(),
         parent: None,
         buffer: vec![0; BUFFER],
+        packed: Packed::default(),
     };
     packer.tree()?;
-    packer.end()
+    packer.end()?;
+    Ok(packer.packed)
 }
 
 /// Packs the single entry `name`, one component, of the directory `parent`, calling it `as_name`. A directory is packed
@@ -80,6 +99,7 @@ pub fn pack_one(
         links: HashMap::new(),
         parent: None,
         buffer: vec![0; BUFFER],
+        packed: Packed::default(),
     };
     let path = RelPath::default().join(name);
     let stat = tree::stat(parent, name).map_err(|e| failed(&path, e))?;
@@ -98,6 +118,7 @@ struct Packer<'a, W> {
     /// The directory that the last entry was in.
     parent: Option<(RelPath, OwnedFd)>,
     buffer: Vec<u8>,
+    packed: Packed,
 }
 
 impl<W: Write> Packer<'_, W> {
@@ -163,6 +184,7 @@ impl<W: Write> Packer<'_, W> {
         stat: &Stat,
     ) -> Result<()> {
         let kind = tree::file_type(stat);
+        self.packed.entries += 1;
         if self.options.overlay && tree::is_whiteout(stat) {
             return self.whiteout(&as_name, b".wh.");
         }
@@ -219,6 +241,7 @@ impl<W: Write> Packer<'_, W> {
             b'0' => {
                 let size = u64::try_from(now.st_size).unwrap_or_default();
                 self.write(&header.size(size).encode()?)?;
+                self.packed.bytes += size;
                 return self.data(File::from(fd), size, path);
             }
             b'2' => {

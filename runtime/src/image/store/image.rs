@@ -90,6 +90,14 @@ impl Image {
         self.layers.iter().map(|layer| layer.size).sum()
     }
 
+    /// The same with its lowest `count` layers only, to build upon.
+    #[must_use]
+    pub fn up_to(&self, count: usize) -> Self {
+        let mut image = self.clone();
+        image.layers.truncate(count);
+        image
+    }
+
     /// Bytes of all its blobs.
     pub fn content_size(&self) -> u64 {
         self.blobs.iter().map(|(_, size)| size).sum()

@@ -9,6 +9,7 @@
 //! | `images/<hex>.json` | one image each: its ID is the digest of its target, an index or a manifest |
 //! | `names/<hex>.json` | one name each; the file is called by the digest of the name |
 //! | `empty/` | the lower directory of images without layers |
+//! | `work/` | what builds have under construction |
 //! | `trash/` | what is being removed, see [`super::trash`] |
 //!
 //! An image exists when its file in `images` does. It is written after all its blobs are on disk, and is the first thing
@@ -39,11 +40,11 @@ pub use self::image::{Image, ImageLayer};
 use self::record::Records;
 use super::{
     blobs::BlobStore,
-    compose::{self, WriteLayer},
+    compose::{self, LayerFrom, WriteLayer},
     compress,
     config::ImageConfig,
     digest::Digest,
-    disk,
+    disk::{self, Scratch},
     layers::{Layer, LayerStore},
     limits::Limits,
     load::{self, Loaded, Progress, oci::Resolved},
@@ -67,6 +68,8 @@ pub struct ImageStore {
     layers: LayerStore,
     records: Records,
     empty: PathBuf,
+    /// Directories under construction.
+    work: PathBuf,
     pins: Arc<Pins>,
     trash: Arc<Trash>,
     snapshot: RwLock<Arc<Snapshot>>,
@@ -89,9 +92,12 @@ impl ImageStore {
     /// If the file system fails. A damaged image is left out, not an error.
     pub fn open(root: &Path, limits: Limits) -> Result<Self> {
         disk::make_dir(root)?;
-        let empty = root.join("empty");
+        let (empty, work) = (root.join("empty"), root.join("work"));
         disk::make_dir(&empty)?;
+        disk::make_dir(&work)?;
         let trash = Arc::new(Trash::open(root)?);
+        disk::unmount_below(&work)?;
+        trash.sweep(&work)?;
         let blobs = BlobStore::open(root, &trash)?;
         let partials = Partials::open(root, &trash)?;
         partials.expire()?;
@@ -105,6 +111,7 @@ impl ImageStore {
             layers,
             records,
             empty,
+            work,
             pins: Arc::default(),
             trash,
             snapshot: RwLock::new(Arc::new(snapshot)),
@@ -143,6 +150,54 @@ impl ImageStore {
         names: &[Reference],
     ) -> Result<Loaded> {
         compose::compose(self, base, layer, config, names)
+    }
+
+    /// [`Self::compose`] for an image that nobody sees: it is there for who holds it, as if it were removed already.
+    /// Nothing waits for the disk; after a power failure it may be gone.
+    ///
+    /// # Errors
+    /// As [`Self::compose`].
+    pub fn compose_kept(
+        &self,
+        base: Option<&Image>,
+        layer: Option<LayerFrom<'_>>,
+        config: ImageConfig,
+    ) -> Result<Hold> {
+        compose::compose_kept(self, base, layer, config)
+    }
+
+    /// Makes an image that is held one that everybody sees, and names it.
+    ///
+    /// # Errors
+    /// If the file system fails; then nothing has changed but names that were given before.
+    pub fn reveal(&self, hold: &Hold, names: &[Reference]) -> Result<Loaded> {
+        let id = hold.image().id;
+        let hidden = |store: &Self| store.now().images.get(&id).is_none_or(|image| image.removed);
+        if hidden(self) {
+            self.blobs
+                .sync(hold.image().blobs.iter().map(|(digest, _)| digest))?;
+        }
+        let _change = self.change();
+        let was_hidden = hidden(self);
+        if was_hidden {
+            let mut image = Image::clone(hold.image());
+            image.removed = false;
+            image.names.clear();
+            image.added = Timestamp::now();
+            self.records.write_image(&image)?;
+            self.publish(|next| {
+                next.images.insert(id, Arc::new(image));
+            });
+        }
+        self.name_all(&id, names)
+    }
+
+    /// A directory under construction on the file system of the layers. It vanishes when it is dropped.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn scratch(&self) -> Result<Scratch> {
+        Scratch::new(&self.work, &self.trash)
     }
 
     /// Makes an image of one layer from the archive of a root file system, compressed or not; see [`Self::compose`].
@@ -360,6 +415,35 @@ impl ImageStore {
         layers
             .find(|layer| layer.blob.digest == *blob)
             .map(|layer| layer.diff_id)
+    }
+
+    /// Makes an image of what is complete on disk that nobody sees, and holds it.
+    pub(super) fn add_kept(&self, resolved: Resolved, keys: &[Digest]) -> Result<Hold> {
+        let layers = keys
+            .iter()
+            .map(|key| self.layer(key))
+            .collect::<Result<Vec<_>>>()?;
+        let mut image = Image::new(resolved, &layers, Timestamp::now());
+        image.removed = true;
+        let id = image.id;
+        let _change = self.change();
+        let known = self.now().images.get(&id).cloned();
+        let image = match known {
+            Some(known) => known,
+            None => {
+                self.records.write_image_lazily(&image)?;
+                let image = Arc::new(image);
+                self.publish(|next| {
+                    next.images.insert(id, Arc::clone(&image));
+                });
+                image
+            }
+        };
+        *self.lock_holds().entry(id).or_default() += 1;
+        Ok(Hold {
+            image,
+            holds: Arc::clone(&self.holds),
+        })
     }
 
     /// Makes an image of what is complete on disk, and names it.

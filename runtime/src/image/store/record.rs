@@ -102,23 +102,12 @@ impl Records {
     }
 
     pub fn write_image(&self, image: &Image) -> Result<()> {
-        let record = ImageRecord {
-            target: image.target.clone(),
-            manifest: image.manifest.clone(),
-            config: image.config_descriptor.clone(),
-            layers: image
-                .layers
-                .iter()
-                .map(|layer| LayerRecord {
-                    blob: layer.blob.clone(),
-                    key: layer.key,
-                })
-                .collect(),
-            blobs: image.blobs.clone(),
-            added: image.added,
-            removed: image.removed,
-        };
-        write(&self.images, &file_name(&image.id), &record)
+        disk::write_file(&self.images, &file_name(&image.id), &image_bytes(image)?)
+    }
+
+    /// [`Self::write_image`] without waiting for the disk, for images that can be made again.
+    pub fn write_image_lazily(&self, image: &Image) -> Result<()> {
+        disk::write_file_lazily(&self.images, &file_name(&image.id), &image_bytes(image)?)
     }
 
     pub fn remove_image(&self, id: &Digest) -> Result<()> {
@@ -142,6 +131,26 @@ impl Records {
     pub fn remove_name(&self, name: &Reference) -> Result<()> {
         disk::remove_file(&self.names, &file_name(&Digest::of(name.to_string().as_bytes())))
     }
+}
+
+fn image_bytes(image: &Image) -> Result<Vec<u8>> {
+    let record = ImageRecord {
+        target: image.target.clone(),
+        manifest: image.manifest.clone(),
+        config: image.config_descriptor.clone(),
+        layers: image
+            .layers
+            .iter()
+            .map(|layer| LayerRecord {
+                blob: layer.blob.clone(),
+                key: layer.key,
+            })
+            .collect(),
+        blobs: image.blobs.clone(),
+        added: image.added,
+        removed: image.removed,
+    };
+    serde_json::to_vec(&record).context(|| "cannot describe an image")
 }
 
 fn file_name(digest: &Digest) -> String {

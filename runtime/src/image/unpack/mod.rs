@@ -60,6 +60,8 @@ pub struct Options {
     pub owner: Option<(u32, u32)>,
     /// Refuse to replace a directory by something else or something else by a directory.
     pub keep_kinds: bool,
+    /// Refuse devices.
+    pub no_devices: bool,
     /// Upper bounds.
     pub limits: Limits,
 }
@@ -159,6 +161,12 @@ impl Extractor<'_> {
                 crate::Kind::TooLarge,
                 format!("layer is larger than {max} bytes"),
             ));
+        }
+        if self.options.no_devices && matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
+            return Err(Error::invalid(format!(
+                "{:?} is a device, which cannot be part of a build context",
+                entry.path.display()
+            )));
         }
         let place = self.place(&entry.path, name)?;
         if !self.outcome.links_below.is_empty() {

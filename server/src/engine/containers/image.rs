@@ -4,7 +4,7 @@ use berth_api::{ApiVersion, models, read};
 use berth_runtime::{
     Error, Result,
     error::Context,
-    image::{Hold, Image, Platform},
+    image::{Digest, Hold, Image, Platform},
 };
 
 use super::{Containers, validate::Checked};
@@ -37,6 +37,11 @@ impl Containers {
         family
     }
 
+    /// The directory that takes what a container changes.
+    pub fn upper_directory(&self, container: &super::model::Container) -> std::path::PathBuf {
+        self.store.writable_layer(container.id()).upper
+    }
+
     /// Keeps the image of a container; none for a container without one.
     ///
     /// # Errors
@@ -59,7 +64,15 @@ impl Containers {
             checked.merge_image(&models::ImageConfig::default())?;
             return Ok(None);
         }
-        let hold = self.images.hold(&self.images.resolve(&name)?.id)?;
+        // A full id may also mean an image that nobody sees but a build that holds it.
+        let hidden = name
+            .parse::<Digest>()
+            .ok()
+            .and_then(|id| self.images.hold(&id).ok());
+        let hold = match hidden {
+            Some(hold) => hold,
+            None => self.images.hold(&self.images.resolve(&name)?.id)?,
+        };
         let image = hold.image();
         checked
             .warnings

@@ -34,7 +34,7 @@ use berth_api::{
 };
 use berth_runtime::{
     Error, Result,
-    image::{Digest, Image, ImageStore, Limits, Reference},
+    image::{Digest, Hold, Image, ImageStore, Limits, Reference},
     registry::{Registry, Settings},
 };
 use jiff::Timestamp;
@@ -180,6 +180,18 @@ impl Images {
         let reference = target(repository, tag)?;
         self.store.tag(&image.id, &reference)?;
         self.publish("tag", &image, &reference.familiar());
+        Ok(())
+    }
+
+    /// Makes an image that a build holds one that everybody sees, and names it.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn reveal(&self, hold: &Hold, names: &[Reference]) -> Result<()> {
+        self.store.reveal(hold, names)?;
+        for name in names {
+            self.publish("tag", hold.image(), &name.familiar());
+        }
         Ok(())
     }
 

@@ -31,7 +31,7 @@ pub async fn usage(
         usage.volumes = Some(Vec::new());
     }
     if asked(Kind::BuildCache) {
-        usage.build_cache = Some(Vec::new());
+        usage.build_cache = Some(engine.build_cache.list());
     }
     Ok(usage)
 }
