@@ -88,7 +88,7 @@ impl Engine {
             defaults: container_defaults(&config),
         })
         .await?;
-        Ok(Self(Arc::new(State {
+        let engine = Self(Arc::new(State {
             config: ArcSwap::from_pointee(config),
             roots,
             id,
@@ -100,7 +100,9 @@ impl Engine {
             networks,
             disk_usage: OneAtATime::default(),
             started: Timestamp::now(),
-        })))
+        }));
+        engine.clear_builds().await;
+        Ok(engine)
     }
 
     /// Takes away what only a running engine needs. Containers that run keep all that is theirs.

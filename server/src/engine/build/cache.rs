@@ -36,6 +36,8 @@ struct Shared {
     records: PathBuf,
     /// Where the directories are that steps keep.
     mounts: PathBuf,
+    /// Where the containers of steps under way are noted.
+    steps: PathBuf,
     store: Arc<ImageStore>,
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Steps that somebody is at, so that others wait for the result.
@@ -82,8 +84,8 @@ impl Cache {
     /// # Errors
     /// If the file system fails.
     pub fn open(root: &Path, store: Arc<ImageStore>) -> Result<Self> {
-        let (records, mounts) = (root.join("records"), root.join("mounts"));
-        for dir in [&records, &mounts] {
+        let [records, mounts, steps] = ["records", "mounts", "steps"].map(|name| root.join(name));
+        for dir in [&records, &mounts, &steps] {
             fs::create_dir_all(dir).context(|| format!("cannot make {}", dir.display()))?;
         }
         let mut entries = BTreeMap::new();
@@ -110,11 +112,34 @@ impl Cache {
         Ok(Self(Arc::new(Shared {
             records,
             mounts,
+            steps,
             store,
             entries: Mutex::new(entries),
             busy: Mutex::default(),
             mounted: Mutex::default(),
         })))
+    }
+
+    /// Notes that a container belongs to a step under way: should the engine die, the next one removes it.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn note(&self, container: &str) -> Result<()> {
+        fs::write(self.0.steps.join(container), b"").context(|| "cannot note a container of a build")
+    }
+
+    /// The container is gone, or stays.
+    pub fn forget(&self, container: &str) {
+        // One that is not there was forgotten before.
+        let _ = fs::remove_file(self.0.steps.join(container));
+    }
+
+    /// The containers of steps that were under way when an engine died.
+    pub fn left(&self) -> Vec<String> {
+        let files = fs::read_dir(&self.0.steps).into_iter().flatten();
+        files
+            .filter_map(|file| file.ok()?.file_name().into_string().ok())
+            .collect()
     }
 
     /// The result of the step `key`, if there is one.

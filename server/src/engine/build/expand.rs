@@ -49,6 +49,14 @@ struct Scanner<'a> {
     depth: usize,
 }
 
+/// The beginning of a text, for messages.
+fn shown(text: &str) -> &str {
+    text.char_indices()
+        .nth(100)
+        .and_then(|(end, _)| text.get(..end))
+        .unwrap_or(text)
+}
+
 /// A text and the words it consists of.
 #[derive(Default)]
 struct Words {
@@ -85,7 +93,7 @@ impl<'a> Scanner<'a> {
     fn new(source: &'a str, escape: char, variables: &'a Variables) -> Self {
         Self {
             rest: source.chars().peekable(),
-            source,
+            source: shown(source),
             escape,
             variables,
             raw_quotes: false,

@@ -215,9 +215,17 @@ impl Job {
         for (at, step) in stage.steps.iter().enumerate() {
             out.text(format!("Step {}/{total} : {}\n", first + at + 2, step.text))
                 .await?;
-            self.step(&mut state, step, index, out)
-                .await
-                .map_err(|failed| at_line(step.line, failed))?;
+            if let Err(failed) = self.step(&mut state, step, index, out).await {
+                if failed.code != 0 {
+                    out.text(format!(
+                        "Line {} of the Dockerfile failed: {}
+",
+                        step.line, step.text
+                    ))
+                    .await?;
+                }
+                return Err(at_line(step.line, failed));
+            }
         }
         if state.image.is_some() {
             out.image(&state.id()).await?;

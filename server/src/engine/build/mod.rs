@@ -45,7 +45,7 @@ use self::{
     options::Options,
     progress::{Failed, Out, failure},
 };
-use super::Engine;
+use super::{Engine, containers::Removal};
 
 impl Engine {
     /// Builds an image. What can be seen to be wrong before anything is carried out is an error; the rest is told. The
@@ -81,6 +81,23 @@ impl Engine {
             }
         });
         Ok(records)
+    }
+
+    /// Removes the containers of builds that an engine that died has left.
+    pub async fn clear_builds(&self) {
+        for id in self.build_cache.left() {
+            if let Ok(container) = self.containers.find(&id) {
+                let removal = Removal {
+                    force: true,
+                    volumes: true,
+                };
+                if let Err(error) = self.containers.remove(&container, removal).await {
+                    tracing::warn!(container = id, %error, "a container of a build stays");
+                    continue;
+                }
+            }
+            self.build_cache.forget(&id);
+        }
     }
 
     async fn build_context(&self, options: &Options, body: RawBody) -> Result<(Context, Dockerfile)> {

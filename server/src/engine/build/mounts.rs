@@ -119,8 +119,6 @@ pub struct Mounts {
     keep: Vec<Arc<State>>,
     /// For the container.
     pub mounts: Vec<models::Mount>,
-    /// For its environment.
-    pub environment: Vec<String>,
     /// Where they are, so that what was made for them can be taken away.
     pub places: Vec<String>,
 }
@@ -147,7 +145,6 @@ impl Mounts {
             guards: Vec::new(),
             keep: Vec::new(),
             mounts: Vec::new(),
-            environment: Vec::new(),
             places: Vec::new(),
         })
     }
@@ -255,12 +252,10 @@ impl Mounts {
             };
         };
         if !wish.environment.is_empty() {
-            let text = String::from_utf8(value.clone())
-                .map_err(|_| Error::invalid(format!("secret {id}: a variable takes text only")))?;
-            self.environment.push(format!("{}={text}", wish.environment));
-            if wish.target.is_empty() {
-                return Ok(());
-            }
+            // The environment of a container is written to disk, and shown to whoever inspects it.
+            return Err(Error::invalid(format!(
+                "secret {id}: env is not supported, as it would be recorded: read the file instead"
+            )));
         }
         let target = match wish.target.as_str() {
             "" => format!("/run/secrets/{}", id.rsplit('/').next().unwrap_or(&id)),

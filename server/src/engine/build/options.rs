@@ -149,7 +149,7 @@ fn check_platform(text: &str) -> Result<()> {
                 .chars()
                 .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    if parts.len() > 3 || !parts.iter().all(|part| word(&part)) {
+    if parts.len() > 3 || !parts.iter().all(word) {
         return Err(Error::invalid(format!(
             "{text:?} is an invalid platform: write os[/architecture[/variant]], like linux/amd64"
         )));

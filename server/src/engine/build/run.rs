@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    cache::Cache,
     dockerfile::{self, Command},
     job::{Job, blocking, use_cached},
     metadata::{command_words, working_directory},
@@ -121,10 +122,7 @@ pub async fn run(
         Ok((mounts, below))
     })
     .await?;
-    let environment = recorded
-        .into_iter()
-        .chain(silent)
-        .chain(mounts.environment.iter().cloned());
+    let environment = recorded.into_iter().chain(silent);
     let request = ContainerCreateRequest {
         image: base.image().id.to_string(),
         cmd: Some(words),
@@ -266,6 +264,7 @@ async fn image(job: &Job, state: &State) -> Result<Arc<Hold>> {
 
 /// A container of a build. It is removed when it is dropped, unless it stays.
 struct Step {
+    cache: Cache,
     containers: Containers,
     container: Arc<Container>,
     stays: bool,
@@ -277,10 +276,12 @@ impl Drop for Step {
             return;
         }
         let (containers, container) = (self.containers.clone(), Arc::clone(&self.container));
+        let cache = self.cache.clone();
         tokio::spawn(async move {
             if let Err(error) = containers.remove(&container, REMOVAL).await {
                 tracing::warn!(container = container.id(), %error, "a container of a build stays");
             }
+            cache.forget(container.id());
         });
     }
 }
@@ -294,11 +295,14 @@ const REMOVAL: Removal = Removal {
 impl Step {
     async fn create(job: &Job, request: ContainerCreateRequest) -> Result<Self> {
         let containers = job.engine.containers.clone();
+        let cache = job.engine.build_cache.clone();
         // Whether the client is still there or not, what is made has an owner.
         let making = tokio::spawn(async move {
             let made = containers.create(request, ApiVersion::NEWEST, "", "").await?;
             let container = containers.find(&made.id)?;
+            cache.note(container.id())?;
             Ok(Self {
+                cache,
                 containers,
                 container,
                 stays: false,
@@ -333,6 +337,7 @@ impl Step {
     }
 
     fn stays(&mut self) {
+        self.cache.forget(self.container.id());
         self.stays = true;
     }
 
