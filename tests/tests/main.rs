@@ -4,7 +4,6 @@
 mod archives;
 mod attach;
 mod basics;
-mod build;
 mod containers;
 mod crash;
 mod docker_cli;

@@ -439,7 +439,9 @@ impl Pull {
                 }
                 Err(error) => {
                     self.stop.cancel();
-                    failed.get_or_insert(Error::internal(format!("a transfer was broken off: {error}")));
+                    failed.get_or_insert_with(|| {
+                        Error::internal(format!("a transfer was broken off: {error}"))
+                    });
                 }
             }
         }

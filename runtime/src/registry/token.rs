@@ -70,11 +70,11 @@ pub fn challenge(headers: &HeaderMap) -> Option<Challenge> {
         .filter_map(|value| parse(value.to_str().ok()?))
         .collect();
     let bearer = all.iter().find(|c| matches!(c, Challenge::Bearer { .. }));
-    bearer.or(all.first()).cloned()
+    bearer.or_else(|| all.first()).cloned()
 }
 
 fn parse(text: &str) -> Option<Challenge> {
-    let (scheme, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    let (scheme, rest) = text.trim().split_once(' ').unwrap_or_else(|| (text.trim(), ""));
     if scheme.eq_ignore_ascii_case("basic") {
         return Some(Challenge::Basic);
     }

@@ -89,7 +89,8 @@ impl ImageApi for Engine {
         body: RawBody,
     ) -> Reply<JsonStream<BuildInfo>> {
         build::check_session(&query.session)?;
-        let options = Options::read(query, headers.x_registry_config, &headers.x_build_secrets)?;
+        let mut options = Options::read(query, headers.x_registry_config, &headers.x_build_secrets)?;
+        options.told = Some(registry::build_record);
         let mut records = self.build(options, body).await?;
         Ok(JsonStream::of(poll_fn(move |cx| records.poll_recv(cx))))
     }

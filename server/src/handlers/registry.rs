@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_api::{
     ImageCreateQuery, ImageSearchQuery, JsonStream,
     models::{
-        AuthConfig, CreateImageInfo, DistributionInspect, ImageSearchResponseItem, OCIDescriptor,
+        AuthConfig, BuildInfo, CreateImageInfo, DistributionInspect, ImageSearchResponseItem, OCIDescriptor,
         OCIPlatform, ProgressDetail, PushImageInfo, PushResult, SystemAuthResponse,
     },
     progress,
@@ -285,6 +285,18 @@ fn pull_record(event: Event) -> CreateImageInfo {
             progress_detail: Some(detail(done)),
             ..CreateImageInfo::default()
         },
+    }
+}
+
+/// The progress of a pull in the output of a build.
+pub fn build_record(event: Event) -> BuildInfo {
+    let record = pull_record(event);
+    BuildInfo {
+        status: record.status,
+        id: record.id,
+        progress: record.progress,
+        progress_detail: record.progress_detail,
+        ..BuildInfo::default()
     }
 }
 

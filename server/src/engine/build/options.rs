@@ -7,6 +7,7 @@ use berth_api::{ApiVersion, ImageBuildQuery, models, read};
 use berth_runtime::{
     Error, Result,
     image::{Platform, Reference},
+    registry::Event,
 };
 use serde::de::DeserializeOwned;
 
@@ -49,6 +50,8 @@ pub struct Options {
     pub secrets: HashMap<String, Vec<u8>>,
     /// What the registries want to know, as it came.
     pub registry_config: String,
+    /// How the progress of a pull is told.
+    pub told: Option<fn(Event) -> models::BuildInfo>,
 }
 
 impl std::fmt::Debug for Options {
@@ -124,6 +127,7 @@ impl Options {
             host_config,
             secrets: read_secrets(secrets)?,
             registry_config,
+            told: None,
         })
     }
 }

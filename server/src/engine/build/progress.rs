@@ -42,6 +42,11 @@ impl Out {
         .await
     }
 
+    /// Tells anything, unless too much waits to be told already.
+    pub fn try_record(&self, record: BuildInfo) {
+        let _left_out = self.0.try_send(record);
+    }
+
     /// Ends when nobody listens any more.
     pub async fn closed(&self) {
         self.0.closed().await;
