@@ -20,3 +20,5 @@ mod isolation;
 mod logs;
 mod quickstart;
 mod requests;
+mod stats;
+mod websocket;

@@ -67,7 +67,7 @@ impl HostFacts {
             os,
             os_version,
             cpus: cpus(),
-            memory: memory_total(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+            memory: memory(),
             cgroups: CgroupFacts::read(Path::new("/sys/fs/cgroup")),
             apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|text| text.trim() == "Y"),
@@ -205,6 +205,12 @@ fn operating_system(files: &[String]) -> (String, String) {
         }
     }
     ("Linux".to_owned(), String::new())
+}
+
+/// Memory of the host in bytes, read once.
+pub fn memory() -> i64 {
+    static MEMORY: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
+    *MEMORY.get_or_init(|| memory_total(&fs::read_to_string("/proc/meminfo").unwrap_or_default()))
 }
 
 /// `MemTotal` in bytes.

@@ -1,14 +1,15 @@
 //! Containers.
 
 use berth_api::{
-    ByteStream, ContainerApi, ContainerAttachQuery, ContainerCreateQuery, ContainerDeleteQuery,
-    ContainerInspectQuery, ContainerKillQuery, ContainerListQuery, ContainerLogsQuery, ContainerPruneQuery,
-    ContainerRenameQuery, ContainerResizeQuery, ContainerRestartQuery, ContainerStartQuery,
-    ContainerStopQuery, ContainerTopQuery, ContainerWaitQuery, Ctx, JsonStream, Takeover, later,
+    ApiVersion, ByteStream, ContainerApi, ContainerAttachQuery, ContainerAttachWebsocketQuery,
+    ContainerCreateQuery, ContainerDeleteQuery, ContainerInspectQuery, ContainerKillQuery,
+    ContainerListQuery, ContainerLogsQuery, ContainerPruneQuery, ContainerRenameQuery, ContainerResizeQuery,
+    ContainerRestartQuery, ContainerStartQuery, ContainerStatsQuery, ContainerStopQuery, ContainerTopQuery,
+    ContainerWaitQuery, Ctx, JsonStream, Takeover, later,
     models::{
         ContainerCreateRequest, ContainerCreateResponse, ContainerInspectResponse, ContainerPruneResponse,
-        ContainerSummary, ContainerTopResponse, ContainerUpdateRequest, ContainerUpdateResponse,
-        ContainerWaitResponse,
+        ContainerStatsResponse, ContainerSummary, ContainerTopResponse, ContainerUpdateRequest,
+        ContainerUpdateResponse, ContainerWaitResponse,
     },
 };
 use berth_runtime::{Kind, supervisor::Streams};
@@ -16,7 +17,7 @@ use berth_runtime::{Kind, supervisor::Streams};
 use crate::{
     engine::{
         Engine,
-        containers::{AttachRequest, ListRequest, LogRequest, Removal, detach::DetachKeys},
+        containers::{AttachRequest, ListRequest, LogRequest, Messages, Removal, Watch, detach::DetachKeys},
     },
     failure::{Failure, Reply},
 };
@@ -82,6 +83,25 @@ impl ContainerApi for Engine {
         };
         let (framing, log) = self.containers.logs(&container, &request).await?;
         Ok(ByteStream::output(framing, log))
+    }
+
+    async fn container_stats(
+        &self,
+        _: Ctx,
+        id: String,
+        query: ContainerStatsQuery,
+    ) -> Reply<JsonStream<ContainerStatsResponse>> {
+        let container = self.containers.find(&id)?;
+        let watch = match (query.stream, query.one_shot) {
+            (true, false) => Watch::Stream,
+            (false, false) => Watch::Once,
+            (false, true) => Watch::OneShot,
+            (true, true) => {
+                let message = "cannot have stream=true and one-shot=true";
+                return Err(Failure::new(Kind::Invalid, message));
+            }
+        };
+        Ok(JsonStream::of(self.containers.stats(&container, watch)))
     }
 
     async fn container_resize(&self, _: Ctx, id: String, query: ContainerResizeQuery) -> Reply<()> {
@@ -162,6 +182,35 @@ impl ContainerApi for Engine {
         Ok(Takeover::streams(framing, |client| attachment.serve(client)))
     }
 
+    async fn container_attach_websocket(
+        &self,
+        ctx: Ctx,
+        id: String,
+        query: ContainerAttachWebsocketQuery,
+    ) -> Reply<Takeover> {
+        let container = self.containers.find(&id)?;
+        // Older clients get all streams, and text where they are older still.
+        let all = ctx.version < ApiVersion::new(1, 42);
+        let messages = match ctx.version < ApiVersion::new(1, 28) {
+            true => Messages::Text,
+            false => Messages::Binary,
+        };
+        let request = AttachRequest {
+            logs: query.logs,
+            stream: query.stream,
+            streams: Streams {
+                stdin: query.stdin || all,
+                stdout: query.stdout || all,
+                stderr: query.stderr || all,
+            },
+            detach_keys: query.detach_keys,
+        };
+        let attachment = self.containers.attach(&container, request).await?;
+        Ok(Takeover::websocket(move |client| {
+            attachment.serve_websocket(client, messages)
+        }))
+    }
+
     async fn container_wait(
         &self,
         _: Ctx,
@@ -192,8 +241,6 @@ impl ContainerApi for Engine {
     later!(
         container_changes,
         container_export,
-        container_stats,
-        container_attach_websocket,
         container_archive_info,
         container_archive,
         put_container_archive

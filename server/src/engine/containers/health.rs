@@ -5,19 +5,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use berth_api::{
-    frames::HEADER_LEN,
-    models::{ContainerConfig, Health, HealthStatus, HealthcheckResult},
-};
+use berth_api::models::{ContainerConfig, Health, HealthStatus, HealthcheckResult};
 use berth_runtime::supervisor::Request;
 use jiff::Timestamp;
-use tokio::{io::AsyncReadExt, net::UnixStream};
+use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Containers,
     exec::{Exec, ExecStart},
     model::Container,
+    payload::Payload,
     run::Run,
     signal,
     state::Phase,
@@ -264,24 +262,14 @@ struct Output {
 }
 
 impl Output {
-    /// Reads frames up to their end.
-    async fn read(&mut self, mut stream: UnixStream) {
-        let mut header = [0u8; HEADER_LEN];
+    /// Reads up to the end.
+    async fn read(&mut self, stream: UnixStream) {
+        let mut payload = Payload::new(stream, true);
         let mut buffer = [0u8; OUTPUT_MAX];
-        while stream.read_exact(&mut header).await.is_ok() {
-            let [.., a, b, c, d] = header;
-            let mut left = u32::from_be_bytes([a, b, c, d]) as usize;
-            while left > 0 {
-                let most = left.min(buffer.len());
-                let part = buffer.get_mut(..most).unwrap_or_default();
-                match stream.read(part).await {
-                    Ok(length) if length > 0 => {
-                        self.keep(part.get(..length).unwrap_or_default());
-                        left -= length;
-                    }
-                    _ => return,
-                }
-            }
+        while let Ok(length) = payload.read(&mut buffer).await
+            && length > 0
+        {
+            self.keep(buffer.get(..length).unwrap_or_default());
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `list`, `inspect`, [`filter`], [`summary`], `size` | what is shown |
 //! | [`health`] | whether a container is well |
 //! | [`exec`] | further processes in a container |
+//! | [`stats`] | what a container uses |
 //! | `logs`, `attach`, `pause`, `rename`, `update`, `top` | what else can be done |
 //!
 //! Readers never wait: they take a container's [`model::Details`] as they are. Operations of several steps hold the
@@ -29,6 +30,7 @@ mod logs;
 pub mod model;
 pub mod names;
 mod pause;
+mod payload;
 mod prepare;
 mod remove;
 mod rename;
@@ -39,6 +41,7 @@ mod size;
 pub mod spec;
 mod start;
 pub mod state;
+mod stats;
 mod stop;
 pub mod store;
 pub mod summary;
@@ -48,6 +51,7 @@ mod update;
 pub mod validate;
 mod wait;
 mod watch;
+mod websocket;
 
 use std::{ops::Deref, path::Path, sync::Arc};
 
@@ -60,6 +64,7 @@ use self::{
     index::Index,
     model::Container,
     state::Phase,
+    stats::Samplers,
     store::{Store, Sync},
     validate::{Defaults, Host},
 };
@@ -67,6 +72,7 @@ use super::events::{Attributes, Events};
 
 pub use self::{
     attach::AttachRequest, exec::ExecStart, list::ListRequest, logs::LogRequest, remove::Removal, size::Size,
+    stats::Watch, websocket::Messages,
 };
 
 /// The engine's containers. Clones are cheap and are the same containers.
@@ -89,6 +95,8 @@ pub struct Shared {
     tasks: TaskTracker,
     /// Further processes in containers.
     execs: Execs,
+    /// Who is watched.
+    samplers: Samplers,
     /// Held by the one clean-up there may be.
     pruning: tokio::sync::Mutex<()>,
 }
@@ -149,6 +157,7 @@ impl Containers {
             defaults: parts.defaults,
             tasks: TaskTracker::new(),
             execs: Execs::default(),
+            samplers: Samplers::default(),
             pruning: tokio::sync::Mutex::default(),
         }));
         containers.restore().await?;

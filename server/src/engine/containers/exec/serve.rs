@@ -4,13 +4,13 @@ use std::{io, pin::pin, sync::Arc};
 
 use berth_api::{
     Framing, Upgraded,
-    frames::{self, HEADER_LEN, Source},
+    frames::{self, Source},
 };
 use berth_runtime::supervisor::{Failure, Streams};
 use tokio::{
     io::{
-        AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf, copy, copy_buf,
-        sink, split,
+        AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf, copy_buf, sink,
+        split,
     },
     net::unix::OwnedReadHalf,
 };
@@ -21,6 +21,7 @@ use super::{
         attach::{BUFFER, InputEnd, disregard, pass_input},
         detach::{DetachKeys, Watcher},
         model::Container,
+        payload::Payload,
     },
     Exec, Launched,
 };
@@ -136,7 +137,7 @@ async fn pass_output(
     let mut from = BufReader::with_capacity(BUFFER, from);
     match (has_tty, wants_tty) {
         (true, false) => wrap(from, output).await,
-        (false, true) => strip(from, output).await,
+        (false, true) => Payload::new(from, true).copy(output, BUFFER / 4).await,
         _ => copy_buf(&mut from, output).await.map(drop),
     }
 }
@@ -153,31 +154,14 @@ async fn wrap(mut from: impl AsyncRead + Unpin, output: &mut (impl AsyncWrite + 
     }
 }
 
-async fn strip(mut from: impl AsyncRead + Unpin, output: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    let mut header = [0u8; HEADER_LEN];
-    loop {
-        match from.read_exact(&mut header).await {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            other => other?,
-        };
-        let [.., a, b, c, d] = header;
-        let payload = u64::from(u32::from_be_bytes([a, b, c, d]));
-        copy(&mut (&mut from).take(payload), output).await?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn frames_are_added_and_taken_away() {
+    async fn frames_are_added() {
         let mut framed = Vec::new();
         wrap(&b"plain"[..], &mut framed).await.unwrap();
         assert_eq!(framed, &frames::frame(Source::Stdout, b"plain")[..]);
-        framed.extend_from_slice(&frames::frame(Source::Stderr, b", too"));
-        let mut plain = Vec::new();
-        strip(&framed[..], &mut plain).await.unwrap();
-        assert_eq!(plain, b"plain, too");
     }
 }
