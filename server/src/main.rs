@@ -7,7 +7,7 @@ use std::{
 };
 
 use berth_runtime::sandbox;
-use berth_server::{config::Flags, daemon};
+use berth_server::{config::Flags, daemon, oci};
 use clap::Parser;
 
 /// The name of the process, whatever it was executed by.
@@ -22,6 +22,9 @@ fn main() -> ExitCode {
         );
     }
     let _ = nix::sys::prctl::set_name(NAME);
+    if let Some(arguments) = oci::arguments(std::env::args_os()) {
+        return oci::run(arguments);
+    }
     let flags = Flags::parse();
     match daemon::run(&flags) {
         Ok(()) if flags.validate => {

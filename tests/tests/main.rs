@@ -18,6 +18,7 @@ mod hostile;
 mod images;
 mod isolation;
 mod logs;
+mod oci;
 mod quickstart;
 mod requests;
 mod stats;

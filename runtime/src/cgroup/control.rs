@@ -1,16 +1,21 @@
 //! Acting on all processes of a cgroup, and its removal.
 
 use std::{
+    collections::HashSet,
     fs, io,
+    os::fd::AsFd,
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use nix::{errno::Errno, sys::signal, unistd::Pid};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 
 use super::{Cgroup, Dir, Version};
-use crate::{Error, Kind, Result, error::Context};
+use crate::{Error, Kind, Result, error::Context, sys::pidfd::send_signal};
 
 /// How long freezing and removing wait for the kernel.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -78,25 +83,54 @@ impl Cgroup {
         }
     }
 
-    /// Kills by number, which is exact only while everything is frozen: no process ends or forks then.
+    /// Kills one by one, while everything is frozen as far as it can be: no process forks then, but one may still end and
+    /// its number go to a stranger.
     pub(super) fn kill_each(&self) -> Result<()> {
         // Where it cannot be frozen, the loop goes on until no new process appears.
         let frozen = self.freeze().is_ok();
         let mut seen = Vec::new();
+        let mut killed = Ok(());
         loop {
             let new: Vec<_> = self.pids()?.into_iter().filter(|p| !seen.contains(p)).collect();
-            for pid in &new {
-                match signal::kill(Pid::from_raw(*pid), signal::Signal::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(e) => return Err(e).context(|| format!("cannot kill process {pid}")),
-                }
-            }
+            killed = killed.and(self.signal_each(&new, libc::SIGKILL));
             if frozen || new.is_empty() {
                 break;
             }
             seen.extend(new);
         }
-        if frozen { self.thaw() } else { Ok(()) }
+        let thawed = if frozen { self.thaw() } else { Ok(()) };
+        killed.and(thawed)
+    }
+
+    /// Sends signal `number` to every process in it that is there now.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] for a number that is no signal, internal if the kernel refuses.
+    pub fn signal_all(&self, number: i32) -> Result<()> {
+        self.signal_each(&self.pids()?, number)
+    }
+
+    /// Signals those of `pids` that are its processes. Each is held first and then looked for again: if it is still here,
+    /// what is held is it and no later owner of its number.
+    fn signal_each(&self, pids: &[i32], number: i32) -> Result<()> {
+        let mut held = Vec::with_capacity(pids.len());
+        for pid in pids {
+            let Some(id) = Pid::from_raw(*pid) else { continue };
+            match pidfd_open(id, PidfdFlags::empty()) {
+                Ok(pidfd) => held.push((*pid, pidfd)),
+                Err(Errno::SRCH) => {}
+                Err(e) => return Err(e).context(|| format!("cannot open process {pid}")),
+            }
+        }
+        let still: HashSet<i32> = self.pids()?.into_iter().collect();
+        for (pid, pidfd) in held.iter().filter(|(pid, _)| still.contains(pid)) {
+            match send_signal(pidfd.as_fd(), number) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(Errno::INVAL) => return Err(Error::invalid(format!("{number} is not a signal"))),
+                Err(e) => return Err(e).context(|| format!("cannot signal process {pid}")),
+            }
+        }
+        Ok(())
     }
 
     /// Ids of its processes, cgroups below included, in no order.

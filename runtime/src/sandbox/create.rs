@@ -6,18 +6,18 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{ContainerState, Process, Spec};
 use rustix::fs::Mode;
 
 use super::{
-    ANNOTATION_INIT, Options, Sandbox, StartError, Stdio,
+    ANNOTATION_INIT, Options, Point, Sandbox, StartError, Stdio,
     channel::{Channel, Message},
     devices::{self, HostNodes, Terminal},
     init, masks,
     mounts::{self, Planned},
     namespaces::{self, Namespaces, PidNamespace},
     proc::Proc,
-    process::{self, Streams},
+    process::{self, Settled, Streams},
     root::{Make, Root},
     rootfs::{self, OldOverlay},
     seccomp::Filter,
@@ -49,7 +49,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(spec: &'a Spec, options: &'a Options<'a>) -> Result<Self> {
-        refuse_unknown(spec)?;
+        refuse_unknown(spec, options.standalone.is_some())?;
         let process = spec
             .process()
             .as_ref()
@@ -101,13 +101,14 @@ impl Plan<'_> {
 }
 
 /// Parts of a specification that would silently do nothing are refused instead.
-fn refuse_unknown(spec: &Spec) -> Result<()> {
+fn refuse_unknown(spec: &Spec, hooks_known: bool) -> Result<()> {
     let linux = spec.linux().as_ref();
     let process = spec.process().as_ref();
-    let hooks = spec
-        .hooks()
-        .as_ref()
-        .is_some_and(|h| *h != oci_spec::runtime::Hooks::default());
+    let hooks = !hooks_known
+        && spec
+            .hooks()
+            .as_ref()
+            .is_some_and(|h| *h != oci_spec::runtime::Hooks::default());
     let unknown = [
         ("hooks", hooks),
         ("linux.intelRdt", linux.is_some_and(|l| l.intel_rdt().is_some())),
@@ -158,7 +159,16 @@ fn refuse_unknown(spec: &Spec) -> Result<()> {
 
 /// See [`super::create`].
 pub(super) fn create(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, StartError> {
-    run(spec, stdio, options).map_err(|e| e.in_context(CONTEXT))
+    run(spec, stdio, options).map_err(|e| match options.standalone {
+        None => e.in_context(CONTEXT),
+        Some(_) => e.plainly(),
+    })
+}
+
+/// Runs the hooks of `point`, if there may be any.
+fn run_hooks(options: &Options<'_>, point: Point, status: ContainerState, pid: i32) -> Result<()> {
+    let standalone = options.standalone;
+    standalone.map_or(Ok(()), |s| s.hooks.run(point, status, Some(pid)))
 }
 
 fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, StartError> {
@@ -201,6 +211,9 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
         let told = sandbox.channel()?.send(Message::Mapped, None);
         told.map_err(|e| sandbox.failure(&e))?;
     }
+    for point in [Point::Prestart, Point::CreateRuntime] {
+        run_hooks(options, point, ContainerState::Creating, pid.as_raw())?;
+    }
     let mounts = plan.open_mounts()?;
     let sent = sandbox.channel()?.send_all(Message::Mounts, &mounts);
     sent.map_err(|e| sandbox.failure(&e))?;
@@ -231,7 +244,7 @@ fn inside(
             .context(|| "cannot make a cgroup namespace")?;
     }
     nix::unistd::setsid().context(|| "cannot begin a session")?;
-    super::join_keyring(plan.options.id)?;
+    super::join_keyring(plan.options)?;
     network_and_names(plan)?;
 
     let stdio = stdio.ok_or_else(|| Error::internal("the standard streams are gone"))?;
@@ -247,16 +260,44 @@ fn inside(
         &root,
     )?;
     settled.take_terminal()?;
-    own::close_on_exec_from(3).context(|| "cannot close the engine's files")?;
+    let preserved = plan.options.standalone.map_or(0, |s| s.preserve_fds);
+    let first = i32::try_from(preserved).unwrap_or(i32::MAX - 3) + 3;
+    own::close_on_exec_from(first).context(|| "cannot close the engine's files")?;
     let master = streams.master.as_ref().map(AsRawFd::as_raw_fd);
     channel
         .send(Message::Ready, master)
         .context(|| "the engine gave up")?;
     // If the engine's side is gone, so is the reason to run.
     channel.expect(Message::Go).context(|| "the engine gave up")?;
+    let Some(gate) = plan.options.standalone.and_then(|s| s.gate) else {
+        return begin(plan, &settled, channel, report);
+    };
+    let starter = gate.wait()?;
+    let failed = match begin(plan, &settled, channel, report) {
+        Ok(never) => match never {},
+        Err(failed) => failed.plainly(),
+    };
+    starter.tell(&failed);
+    Err(failed)
+}
+
+/// The last steps, once the start has been asked for.
+fn begin(
+    plan: &Plan<'_>,
+    settled: &Settled,
+    channel: &Channel,
+    report: &SharedMessage,
+) -> Result<Infallible, StartError> {
+    let own_id = rustix::process::getpid().as_raw_nonzero().get();
+    run_hooks(
+        plan.options,
+        Point::StartContainer,
+        ContainerState::Created,
+        own_id,
+    )?;
     settled.seal()?;
     if plan.init {
-        return init::run(&settled, report, channel);
+        return init::run(settled, report, channel);
     }
     Err(settled.execute())
 }
@@ -304,7 +345,15 @@ fn prepare_root(
     let spec = plan.spec;
     mounts::make(&mut plan.mounts)?;
     let detached = plan.receive_mounts(channel)?;
-    let root = rootfs::enter(detached, plan.old_overlay.as_ref())?;
+    let own_id = rustix::process::getpid().as_raw_nonzero().get();
+    run_hooks(
+        plan.options,
+        Point::CreateContainer,
+        ContainerState::Creating,
+        own_id,
+    )?;
+    let pivot = !plan.options.standalone.is_some_and(|s| s.no_pivot);
+    let root = rootfs::enter(detached, plan.old_overlay.as_ref(), pivot)?;
     let attached = mounts::attach(std::mem::take(&mut plan.mounts), &root)?;
     if let Some(dev) = &attached.dev {
         devices::populate(spec, &root, dev, plan.host_nodes.as_ref())?;

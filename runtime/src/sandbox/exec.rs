@@ -43,7 +43,10 @@ pub(super) fn exec(
     stdio: Stdio,
     options: &Options<'_>,
 ) -> Result<Sandbox, StartError> {
-    run(target, spec, process, stdio, options).map_err(|e| e.in_context(CONTEXT))
+    run(target, spec, process, stdio, options).map_err(|e| match options.standalone {
+        None => e.in_context(CONTEXT),
+        Some(_) => e.plainly(),
+    })
 }
 
 fn run(
@@ -136,7 +139,7 @@ impl Inside<'_> {
     ) -> Result<Infallible, StartError> {
         own::reset_signals().context(|| "cannot reset the signals")?;
         self.options.cgroup.entrances()?.enter(self.cloned)?;
-        super::join_keyring(self.options.id)?;
+        super::join_keyring(self.options)?;
         let proc = self.proc()?;
         let new_user = namespaces::join_all(self.target)?;
         if new_user {
@@ -164,7 +167,10 @@ impl Inside<'_> {
             .send(Message::Ready, master)
             .context(|| "the engine gave up")?;
         // Everything else is closed for good: what owned it is never used or dropped again, as this process ends here.
-        own::close_all_but(&[channel.number()]).context(|| "cannot close the engine's files")?;
+        let preserved = self.options.standalone.map_or(0, |s| s.preserve_fds);
+        let preserved = i32::try_from(preserved).unwrap_or_default();
+        let keep: Vec<_> = (3..3 + preserved).chain([channel.number()]).collect();
+        own::close_all_but(&keep).context(|| "cannot close the engine's files")?;
         process::end_with(report, || hand_over(&settled, channel, report))
     }
 

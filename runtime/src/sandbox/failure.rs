@@ -62,6 +62,19 @@ impl StartError {
         })
     }
 
+    /// The same in the words of a runtime's command line.
+    pub(super) fn plainly(self) -> Self {
+        const PREFIX: &str = "unable to start container process";
+        let text = self.error.to_string();
+        match text.starts_with(PREFIX) {
+            true => self,
+            false => Self {
+                code: self.code,
+                error: Error::new(self.error.kind(), format!("{PREFIX}: {text}")),
+            },
+        }
+    }
+
     /// The same in the words that Docker's clients look for.
     pub(super) fn in_context(self, context: &str) -> Self {
         match self.error.kind() {

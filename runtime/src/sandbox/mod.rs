@@ -15,6 +15,7 @@ mod exec;
 mod executable;
 mod failure;
 mod filesystem;
+mod hooks;
 mod identity;
 mod init;
 mod masks;
@@ -28,6 +29,7 @@ mod propagation;
 mod root;
 mod rootfs;
 mod seccomp;
+mod standalone;
 mod user;
 
 use std::{
@@ -46,9 +48,14 @@ use nix::{
 use oci_spec::runtime::{Process, Spec};
 
 use self::channel::{Channel, Message};
-pub use self::{executable::run_from_read_only_copy, failure::StartError};
+pub use self::{
+    executable::run_from_read_only_copy,
+    failure::StartError,
+    hooks::{Hooks, Point},
+    standalone::{Gate, Standalone},
+};
 use crate::{
-    Result,
+    Error, Result,
     cgroup::Cgroup,
     error::Context,
     sys::{pidfd::send_signal, process as own, shared::SharedMessage},
@@ -97,6 +104,8 @@ pub struct Options<'a> {
     /// Soft and hard `RLIMIT_NOFILE` to give back to the process, if the engine raised its own and `process.rlimits`
     /// does not set one.
     pub nofile: Option<(u64, u64)>,
+    /// For a caller that does not stay; none: the caller keeps the sandbox, and hooks are refused.
+    pub standalone: Option<&'a Standalone<'a>>,
 }
 
 /// A process in a sandbox: created and waiting for [`start`](Self::start), or running.
@@ -173,6 +182,18 @@ impl Sandbox {
             Err(e) => Err(self.failure(&e)),
         }
         .map_err(|e: StartError| e.in_context(create::CONTEXT))
+    }
+
+    /// Lets go of a created process, which from here on outlives the caller and waits at its
+    /// [gate](Standalone::gate).
+    ///
+    /// # Errors
+    /// [`StartError`] if it has ended; it is reaped then.
+    pub fn release(&mut self) -> Result<(), StartError> {
+        let released = self.channel()?.send(Message::Go, None);
+        released.map_err(|e| self.failure(&e))?;
+        self.waiting = None;
+        Ok(())
     }
 
     /// Sends `signal` by pidfd; a process that has ended is no error.
@@ -274,6 +295,19 @@ pub fn check_user(pid: i32, text: &str) -> Result<()> {
     user::check(pid, text)
 }
 
+/// Sends the signal with number `number` (real-time ones included) to the process behind `pidfd`.
+///
+/// # Errors
+/// [`Kind::Invalid`](crate::Kind::Invalid) for a number that is no signal, [`Kind::NotFound`](crate::Kind::NotFound) if
+/// the process has ended, internal if the kernel refuses.
+pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> Result<()> {
+    match send_signal(pidfd, number) {
+        Err(rustix::io::Errno::INVAL) => Err(Error::invalid(format!("{number} is not a signal"))),
+        Err(rustix::io::Errno::SRCH) => Err(Error::not_found("the process has ended")),
+        other => other.context(|| format!("cannot send signal {number}")),
+    }
+}
+
 /// Computes what every sandbox needs and forked processes inherit: the host's cgroup hierarchies and the default seccomp
 /// filter. Calling it once in a long-lived parent saves its children the work.
 ///
@@ -291,7 +325,11 @@ fn hide_memory() -> Result<()> {
 }
 
 /// Gives the process a session keyring of its container's own, where the kernel has keyrings.
-fn join_keyring(id: &str) -> Result<()> {
+fn join_keyring(options: &Options<'_>) -> Result<()> {
+    if options.standalone.is_some_and(|s| s.no_new_keyring) {
+        return Ok(());
+    }
+    let id = options.id;
     let name = CString::new(format!("_ses.{id}")).context(|| "the container's id holds a NUL byte")?;
     match own::join_session_keyring(&name) {
         Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => Ok(()),

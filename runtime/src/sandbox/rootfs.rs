@@ -133,8 +133,9 @@ fn split_layers(list: &str) -> Vec<String> {
 }
 
 /// Makes the root the root directory of the calling process, which has a mount namespace of its own, and lets go of
-/// everything that was mounted in it before. `detached` is what [`prepare`] made, unless it is an old overlay.
-pub(super) fn enter(detached: Option<OwnedFd>, old: Option<&OldOverlay>) -> Result<Root> {
+/// everything that was mounted in it before, unless it may not `pivot`. `detached` is what [`prepare`] made, unless it
+/// is an old overlay.
+pub(super) fn enter(detached: Option<OwnedFd>, old: Option<&OldOverlay>, pivot: bool) -> Result<Root> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .context(|| "cannot make the mounts of the new namespace private")?;
     let root = match (detached, old) {
@@ -149,6 +150,11 @@ pub(super) fn enter(detached: Option<OwnedFd>, old: Option<&OldOverlay>) -> Resu
     };
     let root = reopen(&root).context(|| "cannot open the root")?;
     rustix::process::fchdir(&root).context(|| "cannot enter the root")?;
+    if !pivot {
+        rustix::process::chroot(".").context(|| "cannot make it the root (chroot)")?;
+        rustix::process::chdir("/").context(|| "cannot enter the new root")?;
+        return Ok(root.into());
+    }
     // pivot_root(2): the old root ends up on top of the new one and is then taken away.
     rustix::process::pivot_root(".", ".").context(|| "cannot make it the root (pivot_root)")?;
     unmount(".", UnmountFlags::DETACH).context(|| "cannot let go of the old root")?;

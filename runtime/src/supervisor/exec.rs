@@ -90,6 +90,7 @@ impl Supervisor {
             id: &self.config.id,
             cgroup: &self.cgroup,
             nofile: self.config.nofile,
+            standalone: None,
         };
         let target = self
             .main

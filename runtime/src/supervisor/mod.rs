@@ -44,3 +44,4 @@ pub use protocol::{
 };
 pub use recover::{Recovered, recover};
 pub use spawner::{Launched, Spawner};
+pub use state::Identity;

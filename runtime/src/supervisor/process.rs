@@ -222,6 +222,7 @@ impl Supervisor {
             id: &config.id,
             cgroup,
             nofile: config.nofile,
+            standalone: None,
         };
         let mut sandbox = sandbox::create(spec, stdio, &options)?;
         let streams = match streams {

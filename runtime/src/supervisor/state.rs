@@ -1,6 +1,6 @@
 //! The supervisor's record of what it runs, for whoever finds the bundle if the supervisor is killed.
 
-use std::{fs, path::Path};
+use std::{fs, os::fd::OwnedFd, path::Path};
 
 use jiff::Timestamp;
 use rustix::{
@@ -24,7 +24,8 @@ pub(super) struct State {
 
 /// A process, told apart from later ones that get the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
+pub struct Identity {
+    /// Process id, as the machine numbers it.
     pub pid: i32,
     /// Clock ticks from boot to the process's start, proc_pid_stat(5) field 22.
     pub start_time: u64,
@@ -53,19 +54,36 @@ impl Identity {
         }
     }
 
-    /// Kills the process if it is still the same one.
-    pub fn kill(&self) -> Result<(), Errno> {
+    /// The process, held for good; none if it has ended and been reaped.
+    ///
+    /// # Errors
+    /// What pidfd_open(2) says, but for a process that is not there.
+    pub fn pidfd(&self) -> Result<Option<OwnedFd>, Errno> {
         let Some(pid) = Pid::from_raw(self.pid) else {
-            return Ok(());
+            return Ok(None);
         };
         // The pidfd is opened first: if the process it holds has the right start time, it is the right one for good.
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Ok(()),
+            Err(Errno::SRCH) => return Ok(None),
             other => other?,
         };
-        if Self::of(self.pid) != *self {
+        Ok((Self::of(self.pid) == *self).then_some(pidfd))
+    }
+
+    /// Whether the process is there and has not ended.
+    pub fn is_running(&self) -> bool {
+        let state = stat(self.pid).and_then(|fields| fields.chars().next());
+        Self::of(self.pid) == *self && state.is_some_and(|s| s != 'Z' && s != 'X')
+    }
+
+    /// Kills the process if it is still the same one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn kill(&self) -> Result<(), Errno> {
+        let Some(pidfd) = self.pidfd()? else {
             return Ok(());
-        }
+        };
         use std::os::fd::AsFd;
         match send_signal(pidfd.as_fd(), libc::SIGKILL) {
             Err(Errno::SRCH) => Ok(()),
@@ -75,10 +93,14 @@ impl Identity {
 }
 
 fn start_time(pid: i32) -> Option<u64> {
+    stat(pid)?.split(' ').nth(22 - 3)?.parse().ok()
+}
+
+/// The fields of proc_pid_stat(5) from the third on.
+fn stat(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold blanks and parentheses; field 3 follows the last one.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(22 - 3)?.parse().ok()
+    stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned())
 }
 
 fn boot() -> Option<String> {

@@ -3,7 +3,7 @@
 mod file;
 pub mod host;
 pub mod settings;
-mod size;
+pub(crate) mod size;
 pub mod ulimit;
 
 use std::{
