@@ -8,10 +8,12 @@
 //! | [`cgroup`] | resource limits and accounting, v1, v2 and hybrid |
 //! | [`supervisor`] | the process that holds a container's stdio, terminal, log and exit status; and the spawner that forks it |
 //! | [`log`] | container logs: writing, rotating, reading, following |
+//! | [`external`] | containers by another OCI runtime |
 //! | [`error`] | the error type they share |
 
 pub mod cgroup;
 pub mod error;
+pub mod external;
 pub mod image;
 pub mod log;
 pub mod registry;

@@ -21,5 +21,6 @@ mod logs;
 mod oci;
 mod quickstart;
 mod requests;
+mod runtimes;
 mod stats;
 mod websocket;

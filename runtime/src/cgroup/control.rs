@@ -92,7 +92,8 @@ impl Cgroup {
         let mut killed = Ok(());
         loop {
             let new: Vec<_> = self.pids()?.into_iter().filter(|p| !seen.contains(p)).collect();
-            killed = killed.and(self.signal_each(&new, libc::SIGKILL));
+            let signalled = self.signal_each(&new, libc::SIGKILL);
+            killed = killed.and(signalled);
             if frozen || new.is_empty() {
                 break;
             }

@@ -142,7 +142,11 @@ fn run(hook: &Hook, state: &[u8]) -> Result<()> {
         .stderr(copy()?);
     if let Some(environment) = hook.env() {
         command.env_clear();
-        command.envs(environment.iter().map(|e| e.split_once('=').unwrap_or((e, ""))));
+        command.envs(
+            environment
+                .iter()
+                .map(|e| e.split_once('=').unwrap_or((e.as_str(), ""))),
+        );
     }
     let mut child = command.spawn().context(|| format!("cannot run {name}"))?;
     match wait(&mut child, hook.timeout()) {

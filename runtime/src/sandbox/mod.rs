@@ -36,6 +36,7 @@ use std::{
     ffi::CString,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use nix::{
@@ -45,7 +46,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 
 use self::channel::{Channel, Message};
 pub use self::{
@@ -58,6 +59,7 @@ use crate::{
     Error, Result,
     cgroup::Cgroup,
     error::Context,
+    external::External,
     sys::{pidfd::send_signal, process as own, shared::SharedMessage},
 };
 
@@ -119,6 +121,8 @@ pub struct Sandbox {
     terminal: Option<OwnedFd>,
     /// Until it is started.
     waiting: Option<Waiting>,
+    /// Another program that has made it, until it is started.
+    external: Option<External>,
 }
 
 #[derive(Debug)]
@@ -134,6 +138,7 @@ impl Sandbox {
             pidfd,
             terminal: None,
             waiting: Some(Waiting { channel, report }),
+            external: None,
         }
     }
 
@@ -143,6 +148,23 @@ impl Sandbox {
             pidfd,
             terminal,
             waiting: None,
+            external: None,
+        }
+    }
+
+    /// A process that another runtime has made; with `external`, it waits to be started by it.
+    pub(crate) fn external(
+        pid: Pid,
+        pidfd: OwnedFd,
+        terminal: Option<OwnedFd>,
+        external: Option<External>,
+    ) -> Self {
+        Self {
+            pid,
+            pidfd,
+            terminal,
+            waiting: None,
+            external,
         }
     }
 
@@ -166,6 +188,11 @@ impl Sandbox {
     /// # Errors
     /// [`StartError`] if the program cannot be executed; the process has then ended and been reaped.
     pub fn start(&mut self) -> Result<(), StartError> {
+        if let Some(external) = self.external.take() {
+            return external.start().inspect_err(|_| {
+                self.end();
+            });
+        }
         let Some(waiting) = &self.waiting else {
             return Ok(());
         };
@@ -252,10 +279,27 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        if self.waiting.is_some() {
+        if self.waiting.is_some() || self.external.is_some() {
             self.end();
         }
     }
+}
+
+/// Mounts the root of `spec` at `target`, in a mount namespace that the caller gets for itself; false if `spec` has no
+/// root to be mounted.
+pub(crate) fn mount_root(spec: &Spec, target: &Path) -> Result<bool> {
+    rootfs::mount_at(spec, target)
+}
+
+/// The system call filter that `spec` asks for, spelled out.
+pub(crate) fn seccomp_of(spec: &Spec) -> Result<Option<LinuxSeccomp>> {
+    seccomp::in_full(spec)
+}
+
+/// The user of `process` in numbers, looked up in the root directory `root`, with the further groups `group_add`.
+pub(crate) fn find_user(process: &Process, group_add: &str, root: OwnedFd) -> Result<user::User> {
+    let accounts = user::Accounts::read(&root::Root::from(root))?;
+    identity::resolve(process, group_add, &accounts)
 }
 
 /// Builds the sandbox that `spec` describes and returns when its process waits to be started.

@@ -63,6 +63,29 @@ pub(super) fn prepare(spec: &Spec) -> Result<OwnedFd> {
     Ok(tree)
 }
 
+/// Mounts the overlay that describes the root of `spec` at `target`, in a mount namespace that the caller gets for
+/// itself: nothing of it shows on the host, and it goes with the caller. False if there is none to be mounted.
+pub(super) fn mount_at(spec: &Spec, target: &Path) -> Result<bool> {
+    let Some(overlay) = overlay_of(spec) else {
+        return Ok(false);
+    };
+    let message = || format!("cannot mount the root at {}", target.display());
+    std::fs::create_dir_all(target).context(message)?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context(|| "cannot make a mount namespace")?;
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .context(|| "cannot keep mounts from the host")?;
+    if knows_layers() {
+        let root = overlay_root(overlay)?;
+        move_mount(&root, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(message)?;
+    } else {
+        old_overlay_mount(target, &old_overlay(overlay)?.data)?;
+    }
+    Ok(true)
+}
+
 /// The mount that describes the root, if one does.
 pub(super) fn overlay_of(spec: &Spec) -> Option<&Mount> {
     let first = spec.mounts().as_ref()?.first()?;

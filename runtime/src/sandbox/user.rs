@@ -18,7 +18,7 @@ const ID_MAX: i64 = i32::MAX as i64;
 
 /// Who a process runs as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct User {
+pub(crate) struct User {
     pub uid: u32,
     pub gid: u32,
     /// Supplementary groups, the primary one included.

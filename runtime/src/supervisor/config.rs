@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, error::Context, log::JsonFile};
+use crate::{Result, error::Context, external::Runtime, log::JsonFile};
 
 /// Name of the OCI runtime specification in the bundle.
 pub const SPEC_FILE: &str = "config.json";
@@ -54,6 +54,9 @@ pub struct SupervisorConfig {
     /// Seconds after which an attached client that holds the container up and takes nothing is disconnected; 0: never.
     #[serde(default = "default_stall_timeout")]
     pub stall_timeout: u64,
+    /// Another OCI runtime to run the container by; none: the sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
 }
 
 /// Where a container's output is kept.
@@ -97,6 +100,7 @@ impl SupervisorConfig {
             nofile: None,
             backlog_max: default_backlog_max(),
             stall_timeout: default_stall_timeout(),
+            runtime: None,
         }
     }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     config::write_json,
-    process::{Phase, Supervisor, failure, limits, load_spec, terminal_size},
+    process::{Phase, Supervisor, external, failure, limits, load_spec, terminal_size},
     protocol::{self, Event, ExecRequest, ExitStatus, StreamReply, encode_line},
     session::{Ending, Session},
     stdio::Streams,
@@ -96,7 +96,10 @@ impl Supervisor {
             .main
             .exit()
             .ok_or_else(|| Error::conflict("the container has ended"))?;
-        let mut sandbox = sandbox::exec(target, &spec, &request.process, stdio, &options)?;
+        let mut sandbox = match external(&self.config, &self.bundle) {
+            Some(external) => external.exec(self.pid(), &spec, &request.process, stdio, &name)?,
+            None => sandbox::exec(target, &spec, &request.process, stdio, &options)?,
+        };
         let streams = match streams {
             Some(streams) => streams,
             None => Streams::terminal(&mut sandbox, request.open_stdin)?,

@@ -32,6 +32,7 @@ use crate::{
     Error, Result,
     cgroup::{Cgroup, OomWatch},
     error::Context,
+    external::External,
     log::Writer,
     sandbox::{self, Options, StartError, Stdio},
     sys::{memory, pages::Pages, title},
@@ -224,7 +225,10 @@ impl Supervisor {
             nofile: config.nofile,
             standalone: None,
         };
-        let mut sandbox = sandbox::create(spec, stdio, &options)?;
+        let mut sandbox = match external(&config, bundle) {
+            Some(external) => external.create(spec, stdio)?,
+            None => sandbox::create(spec, stdio, &options)?,
+        };
         let streams = match streams {
             Some(streams) => streams,
             None => Streams::terminal(&mut sandbox, config.open_stdin)?,
@@ -373,6 +377,10 @@ impl Supervisor {
         status.oom_killed = self.oom_killed;
         let recorded = write_json(&self.bundle.join(&self.config.exit_file), &status);
         self.oom_watch = None;
+        if let Some(external) = external(&self.config, &self.bundle) {
+            // What it keeps is in the bundle and goes with it in any case.
+            let _ = external.delete();
+        }
         // Processes that cannot be killed keep their cgroup; the engine finds it by its name.
         let _ = self.cgroup.remove();
         self.listener = None;
@@ -427,6 +435,12 @@ impl Supervisor {
         memory::trim_heap();
         memory::trim_stack();
     }
+}
+
+/// The other runtime that the container is to be run by, if it is.
+pub(super) fn external(config: &SupervisorConfig, bundle: &Path) -> Option<External> {
+    let runtime = config.runtime.as_ref()?;
+    Some(External::new(runtime, bundle, &config.id))
 }
 
 /// The specification in `bundle`.

@@ -12,12 +12,12 @@ use std::{
     time::Duration,
 };
 
-use berth_runtime::{Error, Result};
+use berth_runtime::{Error, Result, external::Runtime};
 use clap::{ArgAction, Parser};
 use sha2::{Digest, Sha256};
 
 use host::Host;
-use settings::{LogFormat, LogLevel, Settings};
+use settings::{LogFormat, LogLevel, RuntimeSettings, Settings};
 use ulimit::Ulimit;
 
 const DATA_ROOT: &str = "/var/lib/berth";
@@ -82,7 +82,14 @@ pub struct Config {
     pub containers: ContainerDefaults,
     /// How registries are spoken to.
     pub registries: Registries,
+    /// Programs that containers can be run by instead of the engine's own runtime.
+    pub runtimes: BTreeMap<String, Runtime>,
+    /// Name of the runtime of containers that name none.
+    pub default_runtime: String,
 }
+
+/// Names under which clients know the engine's own runtime.
+pub const OWN_RUNTIMES: [&str; 3] = ["runc", "berth", "io.containerd.runc.v2"];
 
 /// TLS on TCP addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,7 +191,10 @@ impl Config {
                 "live-restore cannot be switched off: containers always outlive the engine",
             ));
         }
+        let runtimes = runtimes(settings.runtimes.clone().unwrap_or_default())?;
         Ok(Self {
+            default_runtime: default_runtime(settings.default_runtime.clone(), &runtimes)?,
+            runtimes,
             tls: tls(&settings)?,
             registries: Registries::resolve(&settings)?,
             containers: ContainerDefaults::resolve(&settings)?,
@@ -250,6 +260,42 @@ impl ContainerDefaults {
                 .collect(),
         })
     }
+}
+
+/// The runtimes by name. `runc` may be one of them: then that name no longer means the engine's own.
+fn runtimes(given: Vec<(String, RuntimeSettings)>) -> Result<BTreeMap<String, Runtime>> {
+    let mut all = BTreeMap::new();
+    for (name, runtime) in given {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if name.is_empty() || !name.chars().all(good) || name == "berth" {
+            return Err(Error::invalid(format!("{name:?} cannot name a runtime")));
+        }
+        if runtime.path.is_empty() {
+            return Err(Error::invalid(format!(
+                "runtime {name:?} has no path to its program"
+            )));
+        }
+        let runtime = Runtime {
+            path: runtime.path.into(),
+            arguments: runtime.arguments,
+        };
+        if all.insert(name.clone(), runtime).is_some() {
+            return Err(Error::invalid(format!("runtime {name:?} is given twice")));
+        }
+    }
+    Ok(all)
+}
+
+fn default_runtime(given: Option<String>, runtimes: &BTreeMap<String, Runtime>) -> Result<String> {
+    let name = given
+        .filter(|n| !n.is_empty())
+        .unwrap_or_else(|| OWN_RUNTIMES[0].to_owned());
+    if !runtimes.contains_key(&name) && !OWN_RUNTIMES.contains(&name.as_str()) {
+        return Err(Error::invalid(format!(
+            "specified default runtime '{name}' does not exist"
+        )));
+    }
+    Ok(name)
 }
 
 /// A directory setting, which must be absolute and must not climb.

@@ -148,10 +148,60 @@ pub struct Settings {
     /// Seconds that running requests get to finish when the engine is stopped [default: 15]
     #[arg(long, value_name = "SECONDS")]
     pub shutdown_timeout: Option<u64>,
+    /// Another OCI runtime, name=path (repeatable)
+    #[arg(long = "add-runtime", value_name = "NAME=PATH", value_parser = runtime)]
+    #[serde(with = "runtimes")]
+    pub runtimes: Option<Vec<(String, RuntimeSettings)>>,
+    /// Runtime of containers that name none [default: runc, the engine's own]
+    #[arg(long, value_name = "NAME")]
+    pub default_runtime: Option<String>,
     /// Containers outlive the engine in any case; accepted for compatibility
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           action = ArgAction::Set)]
     pub live_restore: Option<bool>,
+}
+
+/// Another OCI runtime, as the configuration file describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct RuntimeSettings {
+    /// The program.
+    #[serde(default)]
+    pub path: String,
+    /// Arguments in front of its command.
+    #[serde(default, rename = "runtimeArgs", skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<String>,
+}
+
+/// Reads a `name=path` flag.
+fn runtime(text: &str) -> Result<(String, RuntimeSettings), String> {
+    let (name, path) = key_value(text)?;
+    let settings = RuntimeSettings {
+        path,
+        arguments: Vec::new(),
+    };
+    Ok((name, settings))
+}
+
+/// In the file, runtimes are an object.
+mod runtimes {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(
+        value: &Option<Vec<(String, RuntimeSettings)>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let map = value
+            .as_ref()
+            .map(|list| list.iter().cloned().collect::<BTreeMap<_, _>>());
+        map.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Vec<(String, RuntimeSettings)>>, D::Error> {
+        let map = Option::<BTreeMap<String, RuntimeSettings>>::deserialize(deserializer)?;
+        Ok(map.map(|map| map.into_iter().collect()))
+    }
 }
 
 /// Reads a `key=value` flag.

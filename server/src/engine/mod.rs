@@ -171,5 +171,7 @@ fn container_defaults(config: &Config) -> Defaults {
         init: containers.init,
         cgroup_parent: config.cgroup_parent.clone(),
         bridge_is_loopback: true,
+        runtimes: config.runtimes.clone(),
+        default_runtime: config.default_runtime.clone(),
     }
 }

@@ -104,7 +104,16 @@ struct Watch {
 
 impl Watch {
     fn run(&mut self, sandbox: &Sandbox) -> Result<u8> {
+        // One that ended before the signals were blocked sends no more.
+        let mut ended = reap(sandbox)?;
         loop {
+            if let Some(code) = ended {
+                // What was written last is still to be shown.
+                while self.master.is_some() && self.wait_output()? {
+                    self.relay_output()?;
+                }
+                return Ok(code);
+            }
             let (signal, output, input) = self.wait()?;
             if output {
                 self.relay_output()?;
@@ -112,12 +121,8 @@ impl Watch {
             if input {
                 self.relay_input()?;
             }
-            if signal && let Some(code) = self.take_signals(sandbox)? {
-                // What was written last is still to be shown.
-                while self.master.is_some() && self.wait_output()? {
-                    self.relay_output()?;
-                }
-                return Ok(code);
+            if signal {
+                ended = self.take_signals(sandbox)?;
             }
         }
     }
@@ -204,8 +209,7 @@ impl Watch {
                 },
             }
         }
-        // One that ended before the signals were blocked sends no more.
-        reap(sandbox)
+        Ok(None)
     }
 }
 

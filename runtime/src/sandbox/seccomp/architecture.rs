@@ -100,6 +100,17 @@ impl Architecture {
         Self::family().contains(&found).then_some(found)
     }
 
+    /// Its name in a specification.
+    pub fn to_spec(self) -> Arch {
+        match self {
+            Self::X86_64 => Arch::ScmpArchX86_64,
+            Self::X86 => Arch::ScmpArchX86,
+            Self::X32 => Arch::ScmpArchX32,
+            Self::Aarch64 => Arch::ScmpArchAarch64,
+            Self::Arm => Arch::ScmpArchArm,
+        }
+    }
+
     /// `AUDIT_ARCH_…` of linux/audit.h, as `struct seccomp_data` tells it.
     pub fn audit(self) -> u32 {
         match self {

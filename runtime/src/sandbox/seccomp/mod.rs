@@ -7,7 +7,7 @@ mod profile;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxSeccomp, Spec};
 
 use self::profile::Profile;
 use super::{ANNOTATION_SECCOMP, SECCOMP_BUILTIN, SECCOMP_UNCONFINED, capabilities};
@@ -91,6 +91,22 @@ impl Filter {
                 self.program.len()
             )
         })
+    }
+}
+
+/// The filter that `spec` asks for as a profile of the standard, for runtimes that know no builtin one.
+pub(super) fn in_full(spec: &Spec) -> Result<Option<LinuxSeccomp>> {
+    let linux = spec.linux().as_ref();
+    if let Some(custom) = linux.and_then(|l| l.seccomp().as_ref()) {
+        return Ok(Some(custom.clone()));
+    }
+    let annotations = spec.annotations().as_ref();
+    match annotations
+        .and_then(|a| a.get(ANNOTATION_SECCOMP))
+        .map(String::as_str)
+    {
+        Some(SECCOMP_BUILTIN) => builtin::profile(bounding(spec)).in_full().map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{
-    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompBuilder,
+    LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscallBuilder,
 };
 
 use super::{
@@ -102,6 +103,40 @@ impl<'a> Profile<'a> {
             rules,
             flags: flags(spec),
         })
+    }
+
+    /// It as a part of a specification. Arguments that the kernel takes as `int` are compared in full there.
+    pub fn in_full(&self) -> Result<LinuxSeccomp> {
+        let failed =
+            |e: oci_spec::OciSpecError| Error::internal("cannot write the seccomp profile").caused_by(e);
+        let decided = |action: Action| match action {
+            Action::Allow => Ok((LinuxSeccompAction::ScmpActAllow, None)),
+            Action::Errno(errno) => Ok((LinuxSeccompAction::ScmpActErrno, Some(errno))),
+            Action::Raw(verdict) => Err(Error::internal(format!("the verdict {verdict:#x} has no name"))),
+        };
+        let mut calls = Vec::with_capacity(self.rules.len());
+        for rule in &self.rules {
+            let (action, errno) = decided(rule.action)?;
+            let mut call = LinuxSyscallBuilder::default()
+                .names(rule.names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
+                .action(action);
+            if let Some(errno) = errno {
+                call = call.errno_ret(errno);
+            }
+            if !rule.conditions.is_empty() {
+                call = call.args(rule.conditions.iter().map(argument).collect::<Result<Vec<_>>>()?);
+            }
+            calls.push(call.build().map_err(failed)?);
+        }
+        let (action, errno) = decided(self.default)?;
+        let mut profile = LinuxSeccompBuilder::default()
+            .default_action(action)
+            .architectures(self.architectures.iter().map(|a| a.to_spec()).collect::<Vec<_>>())
+            .syscalls(calls);
+        if let Some(errno) = errno {
+            profile = profile.default_errno_ret(errno);
+        }
+        profile.build().map_err(failed)
     }
 
     /// The program for it.
@@ -243,6 +278,30 @@ fn condition(arg: &LinuxSeccompArg) -> Result<Condition> {
         test,
         narrow: false,
     })
+}
+
+/// The reverse of [`condition`].
+fn argument(condition: &Condition) -> Result<LinuxSeccompArg> {
+    let (op, value, second) = match condition.test {
+        Test::Equal(value) => (LinuxSeccompOperator::ScmpCmpEq, value, None),
+        Test::NotEqual(value) => (LinuxSeccompOperator::ScmpCmpNe, value, None),
+        Test::Less(value) => (LinuxSeccompOperator::ScmpCmpLt, value, None),
+        Test::LessOrEqual(value) => (LinuxSeccompOperator::ScmpCmpLe, value, None),
+        Test::Greater(value) => (LinuxSeccompOperator::ScmpCmpGt, value, None),
+        Test::GreaterOrEqual(value) => (LinuxSeccompOperator::ScmpCmpGe, value, None),
+        Test::MaskedEqual { mask, value } => (LinuxSeccompOperator::ScmpCmpMaskedEq, mask, Some(value)),
+    };
+    let argument = LinuxSeccompArgBuilder::default()
+        .index(condition.argument)
+        .value(value)
+        .op(op);
+    let argument = match second {
+        Some(second) => argument.value_two(second),
+        None => argument,
+    };
+    argument
+        .build()
+        .map_err(|e| Error::internal("cannot write the seccomp profile").caused_by(e))
 }
 
 fn flags(spec: &LinuxSeccomp) -> u64 {

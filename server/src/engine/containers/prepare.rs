@@ -11,10 +11,13 @@ use std::{
 use berth_runtime::{
     Error, Result,
     error::Context,
+    external::Runtime,
     log::JsonFile,
     supervisor::{LogConfig, SPEC_FILE, SupervisorConfig},
 };
 use oci_spec::runtime::Spec;
+
+use crate::config::OWN_RUNTIMES;
 
 use super::{
     Containers, index,
@@ -120,8 +123,19 @@ impl Containers {
         Ok(SupervisorConfig {
             open_stdin: container.config().open_stdin,
             stdin_once: container.config().stdin_once,
+            runtime: self.runtime(&details.host_config.runtime)?,
             ..SupervisorConfig::new(container.id(), log)
         })
+    }
+
+    /// The program that `name` stands for; none for the engine's own runtime.
+    fn runtime(&self, name: &str) -> Result<Option<Runtime>> {
+        match self.defaults.runtimes.get(name) {
+            Some(runtime) => Ok(Some(runtime.clone())),
+            None if name.is_empty() || OWN_RUNTIMES.contains(&name) => Ok(None),
+            // Taken out of the configuration after the container was created.
+            None => Err(Error::invalid(format!("unknown or invalid runtime name: {name}"))),
+        }
     }
 
     /// Finds the containers that are joined, all of which have to run.

@@ -13,7 +13,7 @@ use nix::sys::statfs::{
 
 use super::version::VERSION;
 use crate::{
-    config::{Config, Registries, host::Host},
+    config::{Config, OWN_RUNTIMES, Registries, host::Host},
     engine::{Engine, host, time},
 };
 
@@ -22,8 +22,6 @@ const DEFAULT_REGISTRY: &str = "docker.io";
 const INDEX_SERVER: &str = "https://index.docker.io/v1/";
 /// Networks that are always spoken to without TLS if need be.
 const LOCAL_REGISTRIES: [&str; 2] = ["::1/128", "127.0.0.0/8"];
-/// The name by which clients know the runtime that is built in.
-const RUNTIME: &str = "runc";
 
 /// State, abilities and settings of the engine and its host.
 pub fn info(engine: &Engine) -> SystemInfo {
@@ -78,8 +76,8 @@ pub fn info(engine: &Engine) -> SystemInfo {
         https_proxy: host::proxy("HTTPS_PROXY"),
         no_proxy: host::proxy("NO_PROXY"),
         labels: config.labels.clone(),
-        runtimes: runtimes(),
-        default_runtime: RUNTIME.into(),
+        runtimes: runtimes(&config),
+        default_runtime: config.default_runtime.clone(),
         swarm: SwarmInfo {
             local_node_state: LocalNodeState::Inactive,
             ..SwarmInfo::default()
@@ -131,16 +129,27 @@ fn plugins() -> PluginsInfo {
     }
 }
 
-/// The one runtime, which is part of this program.
-fn runtimes() -> BTreeMap<String, Runtime> {
+/// The engine's own runtime, which is part of this program, and those of the configuration.
+fn runtimes(config: &Config) -> BTreeMap<String, Runtime> {
     let path = std::env::current_exe()
         .map(|path| path.display().to_string())
         .unwrap_or_default();
-    let runtime = Runtime {
-        path,
-        ..Runtime::default()
-    };
-    BTreeMap::from([(RUNTIME.to_owned(), runtime)])
+    let own = OWN_RUNTIMES.map(|name| (name.to_owned(), path.clone(), Vec::new()));
+    let others = config.runtimes.iter().map(|(name, runtime)| {
+        let path = runtime.path.display().to_string();
+        (name.clone(), path, runtime.arguments.clone())
+    });
+    own.into_iter()
+        .chain(others)
+        .map(|(name, path, arguments)| {
+            let runtime = Runtime {
+                path,
+                runtime_args: arguments,
+                ..Runtime::default()
+            };
+            (name, runtime)
+        })
+        .collect()
 }
 
 /// There is no such program, hence no revision of it.

@@ -9,8 +9,11 @@ use std::{
 use berth_api::models;
 use berth_runtime::{
     cgroup::{self, Support},
+    external::Runtime,
     sandbox::defaults::{MASKED_PATHS, SHM_SIZE, masked_paths},
 };
+
+use crate::config::OWN_RUNTIMES;
 
 use super::{capabilities::CapSet, cpu_list::CpuList};
 
@@ -68,6 +71,10 @@ pub struct Defaults {
     pub cgroup_parent: String,
     /// Whether the network `bridge` gives no more than a loopback interface.
     pub bridge_is_loopback: bool,
+    /// Programs that containers can be run by instead of the engine's own runtime.
+    pub runtimes: BTreeMap<String, Runtime>,
+    /// Name of the runtime of containers that name none.
+    pub default_runtime: String,
 }
 
 impl Default for Defaults {
@@ -85,6 +92,8 @@ impl Default for Defaults {
             init: false,
             cgroup_parent: "/berth".to_owned(),
             bridge_is_loopback: false,
+            runtimes: BTreeMap::new(),
+            default_runtime: OWN_RUNTIMES[0].to_owned(),
         }
     }
 }

@@ -5,6 +5,8 @@ use berth_api::models::{
 };
 use berth_runtime::{Error, Result};
 
+use crate::config::OWN_RUNTIMES;
+
 use super::{
     Lookup, capabilities, devices,
     facts::{Defaults, Host},
@@ -13,10 +15,6 @@ use super::{
     ports,
 };
 
-/// Names under which clients know the one runtime there is.
-const RUNTIMES: [&str; 3] = ["runc", "berth", "io.containerd.runc.v2"];
-/// The name that is stored when the request gives none.
-const DEFAULT_RUNTIME: &str = "runc";
 /// Longest parent of control groups, in bytes.
 const MAX_CGROUP_PARENT: usize = 1024;
 
@@ -42,7 +40,7 @@ pub fn check(
         devices::rule(text)?;
     }
     devices::check_ulimits(config.ulimits.as_deref().unwrap_or_default())?;
-    names(config)?;
+    names(config, defaults)?;
     numbers(config, defaults)?;
     if !matches!(
         config.isolation,
@@ -156,7 +154,7 @@ fn capabilities(config: &mut HostConfig, host: &Host, warnings: &mut Vec<String>
 }
 
 /// Names of groups, annotations, runtime, control group and storage options.
-fn names(config: &mut HostConfig) -> Result<()> {
+fn names(config: &mut HostConfig, defaults: &Defaults) -> Result<()> {
     if config.annotations.contains_key("") {
         return Err(Error::invalid(
             "invalid Annotations: the empty string is not permitted as an annotation key",
@@ -172,9 +170,9 @@ fn names(config: &mut HostConfig) -> Result<()> {
         }
     }
     if config.runtime.is_empty() {
-        DEFAULT_RUNTIME.clone_into(&mut config.runtime);
+        defaults.default_runtime.clone_into(&mut config.runtime);
     }
-    if !RUNTIMES.contains(&config.runtime.as_str()) {
+    if !defaults.runtimes.contains_key(&config.runtime) && !OWN_RUNTIMES.contains(&config.runtime.as_str()) {
         return Err(Error::invalid(format!(
             "unknown or invalid runtime name: {}",
             config.runtime
