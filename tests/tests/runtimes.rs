@@ -41,11 +41,11 @@ async fn run_gives_output_and_code() {
             let engine = &engine;
             async move { engine.docker(&all).await }
         };
-        let outcome = run(&["sh", "-c", "echo out; echo err >&2; id -u daemon; exit 4"]).await;
+        let outcome = run(&["sh", "-c", "echo out; echo err >&2; id -u user; exit 4"]).await;
         assert_eq!(outcome.code, 4, "{runtime}: {outcome:?}");
         assert_eq!(
             (outcome.out.as_str(), outcome.err.as_str()),
-            ("out\n1\n", "err\n"),
+            ("out\n1000\n", "err\n"),
             "{runtime}"
         );
         let seccomp = run(&["grep", "Seccomp:", "/proc/self/status"]).await.ok();
@@ -63,7 +63,7 @@ async fn a_container_lives_as_any_other() {
         let config = json!({
             "Image": "busybox",
             "Cmd": ["sh", "-c", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"],
-            "User": "daemon",
+            "User": "user",
             "HostConfig": {"NetworkMode": "none", "Runtime": runtime, "Memory": 64 << 20},
         });
         let id = engine.api.launch(&config).await;
@@ -72,9 +72,27 @@ async fn a_container_lives_as_any_other() {
         assert_eq!(details["HostConfig"]["Runtime"], runtime);
         let pid = details["State"]["Pid"].as_i64().unwrap();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        assert!(status.contains("\nUid:\t1\t1\t1\t1\n"), "{status}");
+        assert!(status.contains("\nUid:\t1000\t1000\t1000\t1000\n"), "{status}");
         let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
         assert!(cgroup.contains(&id), "{cgroup}");
+        let outcome = engine
+            .docker(&[
+                "exec",
+                "-u",
+                "0",
+                "-e",
+                "A=b",
+                &id,
+                "sh",
+                "-c",
+                "id -u; echo $A; exit 9",
+            ])
+            .await;
+        assert_eq!(
+            (outcome.code, outcome.out.as_str()),
+            (9, "0\nb\n"),
+            "{runtime}: {outcome:?}"
+        );
         engine.docker(&["pause", &id]).await.ok();
         engine.docker(&["unpause", &id]).await.ok();
         engine.docker(&["stop", &id]).await.ok();
