@@ -7,6 +7,7 @@
 //! | [`sandbox`] | an OCI runtime specification becomes a running process |
 //! | [`cgroup`] | resource limits and accounting, v1, v2 and hybrid |
 //! | [`supervisor`] | the process that holds a container's stdio, terminal, log and exit status; and the spawner that forks it |
+//! | [`volume`] | what fills volumes, and what the options of the driver `local` mount |
 //! | [`log`] | container logs: writing, rotating, reading, following |
 //! | [`external`] | containers by another OCI runtime |
 //! | [`error`] | the error type they share |
@@ -20,5 +21,6 @@ pub mod registry;
 pub mod sandbox;
 pub mod supervisor;
 mod sys;
+pub mod volume;
 
 pub use error::{Error, Kind, Result};

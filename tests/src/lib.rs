@@ -25,6 +25,7 @@ pub mod engine;
 pub mod hijack;
 pub mod image;
 pub mod stream;
+pub mod volume_plugin;
 
 pub use client::{Client, Reply};
 pub use engine::Engine;

@@ -24,3 +24,4 @@ mod requests;
 mod runtimes;
 mod stats;
 mod websocket;
+mod volumes;

@@ -29,10 +29,10 @@ mod tar_reader;
 #[cfg(test)]
 mod testing;
 mod trash;
-mod tree;
+pub(crate) mod tree;
 mod unpack;
 mod worker;
-mod xattr;
+pub(crate) mod xattr;
 
 pub use blobs::{BlobStore, BlobWriter, FinishedBlob};
 pub use compose::{LayerFrom, WriteLayer};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType},
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags as Attr, MountPropagationFlags, MoveMountFlags,
         OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -105,11 +105,41 @@ pub(super) fn clone_tree(source: &Path, recursive: bool) -> Result<OwnedFd> {
     }
 }
 
+/// A copy of the mount of what is at `path` below the directory `source`; links are followed as long as they stay there.
+fn clone_subpath(source: &Path, path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let failed = || format!("cannot access path {}", source.join(path).display());
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let base = rustix::fs::openat(CWD, source, flags | OFlags::DIRECTORY, Mode::empty()).context(failed)?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let found = loop {
+        match rustix::fs::openat2(&base, path, flags, Mode::empty(), resolve) {
+            // A rename elsewhere made it uncertain whether the path stayed inside.
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(rustix::io::Errno::XDEV) => {
+                return Err(Error::internal(format!(
+                    "{}: the path leads out of the volume",
+                    failed()
+                )));
+            }
+            found => break found.context(failed)?,
+        }
+    };
+    if recursive {
+        copy_tree(&found)
+    } else {
+        copy(&found, "")
+    }
+    .context(failed)
+}
+
 /// The same with the attributes and the propagation of `options`; private, unless they say otherwise.
 pub(super) fn bind(source: &Path, options: &Options) -> Result<OwnedFd> {
     let message = || format!("cannot set the mount options of {}", source.display());
     let all = options.bind == Some(true);
-    let tree = clone_tree(source, all)?;
+    let tree = match &options.subpath {
+        None => clone_tree(source, all)?,
+        Some(path) => clone_subpath(source, path, all)?,
+    };
     let propagation = options.propagation.unwrap_or(Propagate {
         flags: MountPropagationFlags::PRIVATE,
         recursive: true,

@@ -31,6 +31,7 @@ mod rootfs;
 mod seccomp;
 mod standalone;
 mod user;
+mod view;
 
 use std::{
     ffi::CString,
@@ -54,6 +55,8 @@ pub use self::{
     failure::StartError,
     hooks::{Hooks, Point},
     standalone::{Gate, Standalone},
+    options::SUBPATH,
+    view::{Found, ImageView},
 };
 use crate::{
     Error, Result,

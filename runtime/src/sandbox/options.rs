@@ -1,9 +1,15 @@
 //! Options of a mount in the specification (OCI runtime specification, mounts).
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::Mount;
 use rustix::mount::{MountAttrFlags as Attr, MountPropagationFlags as Propagation};
 
 use crate::{Error, Result};
+
+/// Option of a bind, with a relative path as value: not the source itself is mounted, but what is at that path in it. No
+/// link on the way leads out of the source. (Options that begin with `x-` are left to programs: mount(8).)
+pub const SUBPATH: &str = "x-berth.subpath=";
 
 /// How mounts below follow or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +29,8 @@ pub(super) struct Options {
     pub recursive_set: Attr,
     pub recursive_clear: Attr,
     pub propagation: Option<Propagate>,
+    /// Only this below the source of a bind.
+    pub subpath: Option<PathBuf>,
     /// Passed to the file system.
     pub data: Vec<(String, Option<String>)>,
 }
@@ -37,6 +45,7 @@ impl Options {
             recursive_set: Attr::empty(),
             recursive_clear: Attr::empty(),
             propagation: None,
+            subpath: None,
             data: Vec::new(),
         };
         if mount.typ().as_deref() == Some("bind") {
@@ -57,7 +66,9 @@ impl Options {
                 return Err(Error::invalid("mount option idmap is not supported"));
             }
             _ => {
-                if let Some(propagate) = propagation(option) {
+                if let Some(path) = option.strip_prefix(SUBPATH) {
+                    self.subpath = Some(path.into());
+                } else if let Some(propagate) = propagation(option) {
                     self.propagation = Some(propagate);
                 } else if let Some((set, clear)) = attribute(option) {
                     self.set = (self.set - clear) | set;

@@ -113,7 +113,7 @@ fn overlay_root(mount: &Mount) -> Result<OwnedFd> {
 
 /// Whether overlayfs takes layers one by one: since Linux 6.7. Before, fsconfig(2) may accept the option, and the mount
 /// fails later.
-fn knows_layers() -> bool {
+pub(super) fn knows_layers() -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut parts = release
         .split(['.', '-'])

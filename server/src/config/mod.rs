@@ -23,6 +23,12 @@ use ulimit::Ulimit;
 const DATA_ROOT: &str = "/var/lib/berth";
 const EXEC_ROOT: &str = "/run/berth";
 const CONFIG_FILE: &str = "/etc/berth/daemon.json";
+/// Where Docker looks for plugins.
+const PLUGIN_DIRS: [&str; 3] = [
+    "/run/docker/plugins",
+    "/etc/docker/plugins",
+    "/usr/lib/docker/plugins",
+];
 const INSTANCE: &str = "berth";
 /// Where authorities and client certificates of registries are looked for.
 const CERTIFICATES: [&str; 2] = ["/etc/berth/certs.d", "/etc/docker/certs.d"];
@@ -80,6 +86,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// What containers get that do not say otherwise.
     pub containers: ContainerDefaults,
+    /// Directories where plugins have their sockets and addresses.
+    pub plugin_dirs: Vec<PathBuf>,
     /// How registries are spoken to.
     pub registries: Registries,
     /// Programs that containers can be run by instead of the engine's own runtime.
@@ -217,6 +225,13 @@ impl Config {
             log_format: settings.log_format.unwrap_or_default(),
             allow_plain_tcp: settings.allow_plain_tcp.unwrap_or_default(),
             shutdown_timeout: Duration::from_secs(settings.shutdown_timeout.unwrap_or(15)),
+            plugin_dirs: settings
+                .plugin_dirs
+                .unwrap_or_else(|| PLUGIN_DIRS.map(PathBuf::from).to_vec()),
+            registries: Registries {
+                insecure: settings.insecure_registries.unwrap_or_default(),
+                mirrors: settings.registry_mirrors.unwrap_or_default(),
+            },
         })
     }
 

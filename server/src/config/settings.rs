@@ -122,6 +122,10 @@ pub struct Settings {
     #[arg(long = "log-opt", value_name = "KEY=VALUE", value_parser = key_value)]
     #[serde(with = "pairs")]
     pub log_opts: Option<Vec<(String, String)>>,
+    /// Directory with sockets and addresses of volume plugins (repeatable)
+    /// [default: plugins in /run/docker, /etc/docker, /usr/lib/docker]
+    #[arg(long = "plugin-dir", value_name = "DIR")]
+    pub plugin_dirs: Option<Vec<PathBuf>>,
     /// Registry that may be spoken to without TLS: host[:port] or a network (repeatable)
     #[arg(long = "insecure-registry", value_name = "REGISTRY")]
     pub insecure_registries: Option<Vec<String>>,

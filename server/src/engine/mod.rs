@@ -10,6 +10,7 @@ pub mod networks;
 pub mod roots;
 pub mod shared;
 pub mod time;
+pub mod volumes;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -26,6 +27,7 @@ use images::Images;
 use networks::Networks;
 use roots::Roots;
 use shared::OneAtATime;
+use volumes::Volumes;
 
 /// The engine, as everything that works with it holds it: clones are cheap and are the same engine.
 #[derive(Clone, Debug)]
@@ -52,6 +54,10 @@ pub struct State {
     pub build_cache: build::Cache,
     /// Networks.
     pub networks: Networks,
+    /// Volumes.
+    pub volumes: Volumes,
+    /// The volumes with their sizes, being measured.
+    pub volume_usage: OneAtATime<Vec<models::Volume>>,
     /// The containers with their sizes, being measured.
     pub disk_usage: OneAtATime<Vec<models::ContainerSummary>>,
     /// When the engine was opened.
@@ -78,12 +84,14 @@ impl Engine {
         let images = Images::open(&roots.images(), Arc::clone(&events), registries(&config))?;
         hello::install(images.store(), &roots)?;
         let build_cache = build::Cache::open(&roots.build(), Arc::clone(images.store()))?;
+        let volumes = Volumes::open(roots.volumes(), config.plugin_dirs.clone(), Arc::clone(&events))?;
         let containers = Containers::open(containers::Parts {
             data_root: roots.data(),
             exec_root: roots.run(),
             events: Arc::clone(&events),
             spawner,
             images: Arc::clone(images.store()),
+            volumes: volumes.clone(),
             host: containers::validate::Host::probe(),
             defaults: container_defaults(&config),
         })
@@ -98,6 +106,8 @@ impl Engine {
             images,
             build_cache,
             networks,
+            volumes,
+            volume_usage: OneAtATime::default(),
             disk_usage: OneAtATime::default(),
             started: Timestamp::now(),
         }));

@@ -15,7 +15,7 @@ use super::{
     model::{Container, Details, Identity, Record},
     names,
     store::Sync,
-    validate::{self, Checked, MountPoint, NoVolumes, Peer},
+    validate::{self, Checked, MountPoint, Peer},
 };
 
 impl Containers {
@@ -79,7 +79,7 @@ impl Containers {
         mut checked: Checked,
     ) -> Result<(Arc<Container>, Vec<String>)> {
         self.store.make_directory(id)?;
-        validate::volumes::resolve(&mut checked.mounts, id, &NoVolumes)?;
+        let volumes = self.acquire_volumes(id, &mut checked.mounts, image.as_ref())?;
         let record = Record {
             identity: Identity {
                 id: id.into(),
@@ -100,6 +100,7 @@ impl Containers {
             },
         };
         self.store.save(&record, Sync::Yes)?;
+        volumes.keep();
         Ok((Container::new(record, image), checked.warnings))
     }
 

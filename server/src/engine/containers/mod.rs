@@ -37,7 +37,7 @@ mod rename;
 mod restore;
 pub mod run;
 pub mod signal;
-mod size;
+pub mod size;
 pub mod spec;
 mod start;
 pub mod state;
@@ -49,6 +49,7 @@ pub mod text;
 mod top;
 mod update;
 pub mod validate;
+mod volumes;
 mod wait;
 mod watch;
 mod websocket;
@@ -68,7 +69,10 @@ use self::{
     store::{Store, Sync},
     validate::{Defaults, Host},
 };
-use super::events::{Attributes, Events};
+use super::{
+    events::{Attributes, Events},
+    volumes::Volumes,
+};
 
 pub use self::{
     attach::AttachRequest, exec::ExecStart, list::ListRequest, logs::LogRequest, remove::Removal, size::Size,
@@ -87,6 +91,7 @@ pub struct Shared {
     events: Arc<Events>,
     spawner: Spawner,
     images: Arc<ImageStore>,
+    volumes: Volumes,
     /// What this host can do.
     host: Host,
     /// What requests leave to the engine.
@@ -135,6 +140,8 @@ pub struct Parts<'a> {
     pub spawner: Spawner,
     /// Where containers get their files from.
     pub images: Arc<ImageStore>,
+    /// Where their data is that outlives them.
+    pub volumes: Volumes,
     /// What this host can do.
     pub host: Host,
     /// What requests leave to the engine.
@@ -153,6 +160,7 @@ impl Containers {
             events: parts.events,
             spawner: parts.spawner,
             images: parts.images,
+            volumes: parts.volumes,
             host: parts.host,
             defaults: parts.defaults,
             tasks: TaskTracker::new(),

@@ -25,7 +25,7 @@ use super::{
     spec::{self, ContainerView, Input, IpcPeer, NetworkPeer, Paths, Peers, RootView, files},
     state,
     validate::{
-        LogDriver, TagFacts,
+        LogDriver, MountPoint, TagFacts,
         modes::{IpcMode, NetworkMode, PidMode},
     },
 };
@@ -57,11 +57,12 @@ impl Containers {
     /// at a start; internal.
     pub(super) fn prepare(&self, container: &Container, bundle: &Path) -> Result<SupervisorConfig> {
         let details = container.details();
-        let view = view(container, &details);
+        files::make_bind_sources(&details.mounts)?;
+        let mounts = self.mount_volumes(container)?;
+        let view = view(container, &details, &mounts);
         let joined = self.join(&details)?;
         let directory = self.store.directory(container.id());
         files::write(&directory, &view, &addresses(&details)?)?;
-        files::make_bind_sources(&details.mounts)?;
         let shm = bundle.join(super::store::SHM);
         if IpcMode::parse(&details.host_config.ipc_mode)? == IpcMode::Shareable {
             files::mount_shm(&shm, details.host_config.shm_size)?;
@@ -212,12 +213,12 @@ impl Joined {
     }
 }
 
-fn view<'a>(container: &'a Container, details: &'a Details) -> ContainerView<'a> {
+fn view<'a>(container: &'a Container, details: &'a Details, mounts: &'a [MountPoint]) -> ContainerView<'a> {
     ContainerView {
         id: container.id(),
         config: container.config(),
         host_config: &details.host_config,
-        mounts: &details.mounts,
+        mounts,
         security: &container.identity.security,
     }
 }

@@ -45,7 +45,7 @@ impl Containers {
                 Ok(())
             })?;
         }
-        let removed = self.end_and_delete(container).await;
+        let removed = self.end_and_delete(container, removal.volumes).await;
         if let Err(error) = &removed {
             container.change(|details| {
                 details.state.removing = false;
@@ -86,7 +86,7 @@ impl Containers {
         });
     }
 
-    async fn end_and_delete(&self, container: &Arc<Container>) -> Result<()> {
+    async fn end_and_delete(&self, container: &Arc<Container>, volumes: bool) -> Result<()> {
         if container.now().state.is_running() {
             self.kill_and_wait(container).await?;
         }
@@ -96,8 +96,8 @@ impl Containers {
         }
         // Nothing is written into the directory any more once this is held.
         let saving = container.saving.lock().await;
-        let (this, id) = (self.clone(), Arc::clone(&container.identity.id));
-        blocking(move || this.store.remove(&id)).await?;
+        let (this, of) = (self.clone(), Arc::clone(container));
+        blocking(move || this.delete_with_volumes(&of, volumes)).await?;
         drop(saving);
         self.index.remove(container.id(), &container.now().name);
         self.execs.remove_all(container.id());

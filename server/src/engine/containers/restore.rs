@@ -35,11 +35,18 @@ impl Containers {
     /// Internal, if the directories can't be read.
     pub(super) async fn restore(&self) -> Result<()> {
         let this = self.clone();
-        let (records, bundles) = blocking(move || Ok((this.store.load()?, this.store.bundles()?))).await?;
+        let (mut loaded, bundles) = blocking(move || Ok((this.store.load()?, this.store.bundles()?))).await?;
         let bundles: HashSet<String> = bundles.into_iter().collect();
-        for record in records {
+        for record in std::mem::take(&mut loaded.records) {
             self.register(record);
         }
+        let this = self.clone();
+        blocking(move || {
+            this.volumes.forget(&loaded.volumes_of);
+            loaded.clean();
+            Ok(())
+        })
+        .await?;
         // From here on everything that containers need is held.
         let images = Arc::clone(&self.images);
         blocking(move || images.purge()).await?;
@@ -62,6 +69,12 @@ impl Containers {
                 self.clear_bundle(id).await;
             }
         }
+        let this = self.clone();
+        blocking(move || {
+            this.volumes.settle();
+            Ok(())
+        })
+        .await?;
         self.resume_policies();
         Ok(())
     }
@@ -80,7 +93,9 @@ impl Containers {
                     tracing::warn!(container = &*id, %error, "a container's image is lost; it can't be started");
                     None
                 });
-                self.index.insert(&id, Container::new(record, image));
+                let container = Container::new(record, image);
+                self.adopt_volumes(&container);
+                self.index.insert(&id, container);
             }
             Err(error) => {
                 tracing::error!(container = &*id, %error, "a container has no name and is left alone")
@@ -278,6 +293,7 @@ impl Containers {
     async fn settle(&self, container: &Arc<Container>) {
         self.save_or_warn(container).await;
         self.clear_bundle(container.id().to_owned()).await;
+        self.let_go_of_volumes(container).await;
     }
 
     /// Removes a bundle after making sure that nothing runs from it.

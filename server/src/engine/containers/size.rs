@@ -36,7 +36,7 @@ impl Containers {
 }
 
 /// Bytes of all files below `path`, each counted once; directories count nothing. What vanishes meanwhile is left out.
-fn tree_size(path: &Path, seen: &mut HashSet<(u64, u64)>) -> io::Result<i64> {
+pub fn tree_size(path: &Path, seen: &mut HashSet<(u64, u64)>) -> io::Result<i64> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         entries => entries?,

@@ -105,7 +105,10 @@ impl Containers {
             };
             launch()
                 .map(|(launched, config): (_, SupervisorConfig)| (launched, bundle, config))
-                .inspect_err(|_| this.remove_bundle_or_warn(of.id()))
+                .inspect_err(|_| {
+                    this.remove_bundle_or_warn(of.id());
+                    this.unmount_volumes(&of);
+                })
         })
         .await
         .map_err(failure)?;
@@ -186,6 +189,7 @@ impl Containers {
         if let Err(error) = cleaned {
             tracing::warn!(container = container.id(), %error, "a failed start has left its bundle behind");
         }
+        self.let_go_of_volumes(container).await;
         run.over.cancel();
     }
 

@@ -24,6 +24,8 @@ use super::{model::Record, spec::files};
 const FILE: &str = "container.json";
 const NEW_FILE: &str = ".container.json.new";
 const GONE: &str = ".gone-";
+/// In the directory of a container that is being removed: its anonymous volumes go with it.
+const WITH_VOLUMES: &str = ".with-volumes";
 /// Where the shared memory of a shareable container is mounted, in its bundle.
 pub const SHM: &str = "shm";
 
@@ -43,6 +45,30 @@ pub struct WritableLayer {
     pub upper: PathBuf,
     /// What overlayfs needs beside them.
     pub work: PathBuf,
+}
+
+/// What is on disk.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The containers.
+    pub records: Vec<Record>,
+    /// Ids of those that were half made or half removed, and whose anonymous volumes go as well.
+    pub volumes_of: Vec<String>,
+    leftovers: Vec<PathBuf>,
+}
+
+impl Loaded {
+    fn leave(&mut self, path: PathBuf, volumes_of: Option<String>) {
+        self.leftovers.push(path);
+        self.volumes_of.extend(volumes_of);
+    }
+
+    /// Deletes what half-made and half-removed containers have left.
+    pub fn clean(&self) {
+        for path in &self.leftovers {
+            clean(path);
+        }
+    }
 }
 
 /// The two directories of containers.
@@ -158,35 +184,49 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a container's directory away in one step and then deletes it with everything in it.
+    /// Takes a container's directory away in one step. `with_volumes` leaves a mark that its anonymous volumes go too.
+    ///
+    /// # Errors
+    /// Internal. The container is as it was then.
+    pub fn retire(&self, id: &str, with_volumes: bool) -> Result<()> {
+        self.remove_bundle(id)?;
+        let path = self.directory(id);
+        let message = || format!("cannot remove {}", path.display());
+        if with_volumes {
+            absent_is_fine(fs::write(path.join(WITH_VOLUMES), "")).context(message)?;
+        }
+        let gone = self.data.join(format!("{GONE}{id}"));
+        absent_is_fine(fs::rename(&path, &gone)).context(message)
+    }
+
+    /// Takes a container's directory away and then deletes it with everything in it.
     ///
     /// # Errors
     /// Internal, if something can't be deleted. The container is gone all the same once the directory has been renamed;
     /// the rest is tried again when the engine starts.
     pub fn remove(&self, id: &str) -> Result<()> {
-        self.remove_bundle(id)?;
-        let path = self.directory(id);
+        self.retire(id, false)?;
         let gone = self.data.join(format!("{GONE}{id}"));
-        let message = || format!("cannot remove {}", path.display());
-        absent_is_fine(fs::rename(&path, &gone)).context(message)?;
+        let message = || format!("cannot remove {}", gone.display());
         absent_is_fine(fs::remove_dir_all(&gone)).context(message)
     }
 
-    /// Reads every container, and puts away what half-made and half-removed ones have left.
+    /// Reads every container, and finds what half-made and half-removed ones have left.
     ///
     /// # Errors
     /// Internal, if the directory can't be read. A container whose file can't be read is left alone, with a warning.
-    pub fn load(&self) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
+    pub fn load(&self) -> Result<Loaded> {
+        let mut loaded = Loaded::default();
         for name in entries(&self.data)? {
             let path = self.data.join(&name);
-            if name.starts_with(GONE) {
-                clean(&path);
+            if let Some(id) = name.strip_prefix(GONE) {
+                let volumes = path.join(WITH_VOLUMES).exists();
+                loaded.leave(path, volumes.then(|| id.to_owned()));
                 continue;
             }
             match fs::read(path.join(FILE)) {
                 Ok(bytes) => match serde_json::from_slice::<Record>(&bytes) {
-                    Ok(record) if *record.identity.id == *name => records.push(record),
+                    Ok(record) if *record.identity.id == *name => loaded.records.push(record),
                     Ok(record) => {
                         let inside = record.identity.id;
                         tracing::warn!(path = %path.display(), %inside, "the file of another container; left alone");
@@ -195,11 +235,11 @@ impl Store {
                         tracing::warn!(path = %path.display(), %error, "not a container's file; left alone");
                     }
                 },
-                Err(error) if error.kind() == io::ErrorKind::NotFound => clean(&path),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => loaded.leave(path, Some(name)),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "cannot be read; left alone"),
             }
         }
-        Ok(records)
+        Ok(loaded)
     }
 
     /// The ids of all bundles there are.
@@ -279,7 +319,10 @@ mod tests {
         store.save(&record("bb"), Sync::No).unwrap();
         fs::rename(store.directory("bb"), store.data.join(".gone-bb")).unwrap();
 
-        assert_eq!(store.load().unwrap(), [changed]);
+        let loaded = store.load().unwrap();
+        assert_eq!(loaded.records, [changed]);
+        assert_eq!(loaded.volumes_of, ["cc"]);
+        loaded.clean();
         assert_eq!(entries(&store.data).unwrap(), ["aa"]);
         store.remove("aa").unwrap();
         store.remove("aa").unwrap();

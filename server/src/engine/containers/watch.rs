@@ -88,6 +88,7 @@ impl Containers {
         // No answer is outstanding once the events have been dropped, so this is no long wait.
         drop(run.signalling.lock().await);
         self.execs_ended(container);
+        self.let_go_of_volumes(container).await;
         let exit_code = i64::from(status.exit_code);
         let next = self.decide(container, status);
         let restarting = matches!(next, Next::Restart(..));

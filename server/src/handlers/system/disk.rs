@@ -2,9 +2,11 @@
 
 use berth_api::{
     ApiVersion, Filters, SystemDataUsageQuery,
-    models::{ContainerSummary, ImageSummary, SystemDataUsageResponse, SystemDataUsageTypeItem as Kind},
+    models::{
+        ContainerSummary, ImageSummary, SystemDataUsageResponse, SystemDataUsageTypeItem as Kind, Volume,
+    },
 };
-use berth_runtime::Result;
+use berth_runtime::{Error, Result};
 
 use crate::{
     engine::{Engine, containers, images},
@@ -28,7 +30,12 @@ pub async fn usage(
         usage.layers_size = Some(i64::try_from(engine.images.layers_size()).unwrap_or(i64::MAX));
     }
     if asked(Kind::Volume) {
-        usage.volumes = Some(Vec::new());
+        usage.volumes = Some(
+            engine
+                .volume_usage
+                .join(|| measure_volumes(engine.clone()))
+                .await?,
+        );
     }
     if asked(Kind::BuildCache) {
         usage.build_cache = Some(engine.build_cache.list());
@@ -45,6 +52,12 @@ async fn measure(engine: Engine) -> Result<Vec<ContainerSummary>> {
         filters: Filters::default(),
     };
     engine.containers.list(request).await
+}
+
+/// All volumes with their sizes; reads every one.
+async fn measure_volumes(engine: Engine) -> Result<Vec<Volume>> {
+    let measured = tokio::task::spawn_blocking(move || engine.volumes.usage()).await;
+    measured.map_err(|error| Error::internal("measuring the volumes was broken off").caused_by(error))?
 }
 
 /// All images with what they share and how many containers they have.

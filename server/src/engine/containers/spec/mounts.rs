@@ -5,7 +5,10 @@ use std::{fs, path::Path};
 use berth_runtime::{
     Error, Result,
     error::Context,
-    sandbox::defaults::{self, mount},
+    sandbox::{
+        SUBPATH,
+        defaults::{self, mount},
+    },
 };
 use oci_spec::runtime::Mount;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
@@ -139,7 +142,7 @@ fn user_mount(point: &MountPoint) -> Result<Mount> {
         MountSource::Bind(bind) => {
             let mut options = vec![if bind.recursive { "rbind" } else { "bind" }];
             if point.read_only {
-                options.push("ro");
+                options.push(if bind.recursive_read_only { "rro" } else { "ro" });
             }
             options.push(propagation(bind)?.as_str());
             Ok(mount(&point.destination, "bind", &bind.path, &options))
@@ -151,7 +154,12 @@ fn user_mount(point: &MountPoint) -> Result<Mount> {
                     point.destination
                 ))
             })?;
-            Ok(bind_mount(&point.destination, text(path)?, point.read_only))
+            let mut mount = bind_mount(&point.destination, text(path)?, point.read_only);
+            if let Some(subpath) = &volume.subpath {
+                let option = format!("{SUBPATH}{subpath}");
+                mount.options_mut().get_or_insert_default().push(option);
+            }
+            Ok(mount)
         }
         MountSource::Tmpfs { options } => tmpfs_mount(&point.destination, options),
     }

@@ -82,6 +82,7 @@ pub fn parse(text: &str, volume_driver: &str) -> Result<(MountPoint, bool)> {
             path: path::clean(source),
             propagation: modes.propagation.unwrap_or_default(),
             recursive: true,
+            recursive_read_only: false,
             create: true,
             fallback: false,
         })

@@ -2,13 +2,13 @@
 //!
 //! [`create`] takes a request as it came in and returns it checked and completed; nothing is made by it.
 //! [`Checked::merge_image`] then adds what the image says, [`Checked::set_hostname`] the name that depends on the id,
-//! and [`volumes::resolve`] makes the volumes.
+//! and the volumes are made.
 //!
 //! | module | part of the request |
 //! |---|---|
 //! | [`process`] | `Config`: what runs |
 //! | [`host`], [`resources`], [`devices`], [`capabilities`], [`security`], [`seccomp`], [`names`], [`modes`] | `HostConfig` |
-//! | [`mounts`], [`bind`], [`tmpfs`], [`volumes`] | `Binds`, `Mounts`, `Tmpfs`, `VolumesFrom`, `Config.Volumes` as one list |
+//! | [`mounts`], [`bind`], [`tmpfs`] | `Binds`, `Mounts`, `Tmpfs`, `VolumesFrom`, `Config.Volumes` as one list |
 //! | [`network`], [`ports`] | `NetworkingConfig`, ports |
 //! | [`log`] | `LogConfig` |
 //! | [`compat`] | differences between versions of the API |
@@ -34,7 +34,6 @@ pub mod resources;
 pub mod seccomp;
 pub mod security;
 pub mod tmpfs;
-pub mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -51,7 +50,6 @@ pub use self::{
     log::{LogDriver, LogSettings, TagFacts},
     mount_point::{BindSource, MountPoint, MountSource, Propagation, VolumeSource},
     security::{Seccomp, SecurityOptions},
-    volumes::{NoVolumes, VolumeProvider},
 };
 
 /// Another container, as far as a request may name it.

@@ -44,6 +44,9 @@ pub struct BindSource {
     pub propagation: Propagation,
     /// Whether the mounts below the path come along.
     pub recursive: bool,
+    /// Whether the mounts below are read-only as well if the bind is.
+    #[serde(default)]
+    pub recursive_read_only: bool,
     /// Whether a missing path is made as a directory at start, instead of failing the start.
     pub create: bool,
     /// Whether a slave may be private where the source's mount passes nothing on.
@@ -51,7 +54,7 @@ pub struct BindSource {
     pub fallback: bool,
 }
 
-/// A volume, before or after [`VolumeProvider::resolve`](super::VolumeProvider::resolve).
+/// A volume, before or after it was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeSource {
     /// Its name; empty for an anonymous volume that does not exist yet.
@@ -65,6 +68,9 @@ pub struct VolumeSource {
     /// Labels of the volume if it is new.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What of the volume is mounted, a relative path; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subpath: Option<String>,
     /// Whether an empty volume gets what the image has at the destination.
     pub copy_up: bool,
     /// Whether it was made for this container without a name.

@@ -6,7 +6,9 @@ use std::{
     path::Path,
 };
 
-use berth_api::models::{ContainerConfig, HostConfig, Mount, MountBindOptionsPropagation, MountType};
+use berth_api::models::{
+    ContainerConfig, HostConfig, Mount, MountBindOptions, MountBindOptionsPropagation, MountType,
+};
 use berth_runtime::{Error, Kind, Result, error::Context};
 
 use super::{
@@ -319,9 +321,54 @@ fn read_bind(mount: &Mount) -> Result<BindSource> {
         path,
         propagation: Propagation::parse(options.propagation.as_str()).unwrap_or_default(),
         recursive: !options.non_recursive,
+        recursive_read_only: read_recursion(mount, &options)?,
         create: options.create_mountpoint,
         fallback: false,
     })
+}
+
+/// Whether the mounts below a bind are read-only as well: only if that is asked for, and can be.
+fn read_recursion(mount: &Mount, options: &MountBindOptions) -> Result<bool> {
+    let (not, force) = (options.read_only_non_recursive, options.read_only_force_recursive);
+    let refuse = |what: &str| Err(Error::invalid(what));
+    match () {
+        () if not && force => refuse(
+            "BindOptions.ReadOnlyNonRecursive and BindOptions.ReadOnlyForceRecursive exclude each other",
+        ),
+        () if (not || force) && !mount.read_only => {
+            refuse("BindOptions.ReadOnlyNonRecursive and BindOptions.ReadOnlyForceRecursive need ReadOnly")
+        }
+        () if force && options.non_recursive => {
+            refuse("BindOptions.ReadOnlyForceRecursive and BindOptions.NonRecursive exclude each other")
+        }
+        () if force && !matches!(options.propagation.as_str(), "" | "rprivate") => {
+            refuse("BindOptions.ReadOnlyForceRecursive needs propagation rprivate")
+        }
+        () => Ok(force),
+    }
+}
+
+/// What of a volume is mounted. It must not lead out of the volume, which links in it are kept from at the start.
+fn read_subpath(subpath: &str) -> Result<Option<String>> {
+    if subpath.is_empty() {
+        return Ok(None);
+    }
+    let mut depth = 0_i64;
+    let mut local = !subpath.starts_with('/') && !subpath.contains(['\0', '\n']);
+    for part in subpath.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+        local &= depth >= 0;
+    }
+    match local {
+        true => Ok(Some(subpath.to_owned())),
+        false => Err(Error::invalid(
+            "subpath must be a relative path within the volume",
+        )),
+    }
 }
 
 fn exists(path: &str) -> Result<bool> {
@@ -353,6 +400,7 @@ fn read_volume(mount: &Mount) -> Result<VolumeSource> {
         driver: driver.name,
         driver_options: driver.options,
         labels: options.labels,
+        subpath: read_subpath(&options.subpath)?,
         copy_up: !options.no_copy,
         path: None,
     })

@@ -283,11 +283,27 @@ fn images_add_what_is_missing() {
 }
 
 #[test]
-fn without_volumes_they_are_refused() {
-    let mut checked = run(|_, h| h.binds = words(&["/b:/b", "vol:/v"])).unwrap();
-    let error = volumes::resolve(&mut checked.mounts, "id", &NoVolumes).unwrap_err();
-    assert_eq!(error.kind(), Kind::NotImplemented);
-    assert!(error.to_string().starts_with("volume vol is needed"));
+fn subpaths_stay_in_the_volume() {
+    let with = |subpath: &str| {
+        run(|_, h| {
+            let mut mount = mount(MountType::Volume, "vol", "/v");
+            mount.volume_options = Some(berth_api::models::MountVolumeOptions {
+                subpath: subpath.into(),
+                ..Default::default()
+            });
+            h.mounts = vec![mount];
+        })
+    };
+    for fine in ["a", "a/b", "./a", "a/../b", "..."] {
+        assert!(with(fine).is_ok(), "{fine}");
+    }
+    for bad in ["/a", "..", "a/../..", "../a", "a\0b"] {
+        assert_eq!(
+            with(bad).unwrap_err().to_string(),
+            "invalid mount config for type \"volume\": subpath must be a relative path within the volume",
+            "{bad}"
+        );
+    }
 }
 
 #[test]
