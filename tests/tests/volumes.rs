@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use berth_tests::{
     Engine,
     client::{filters, query},
-    container::{STAY, busybox, shell},
+    container::{STAY, shell},
     image::{Image, Tar},
 };
 use serde_json::{Value, json};

@@ -199,6 +199,7 @@ fn bind_sources_are_made() {
             path: directory.path().join(name).to_string_lossy().into_owned(),
             propagation: Propagation::Rprivate,
             recursive: true,
+            recursive_read_only: false,
             create,
             fallback: false,
         }),

@@ -139,6 +139,7 @@ fn bind(source: &str, destination: &str) -> MountPoint {
             path: source.into(),
             propagation: Propagation::Rprivate,
             recursive: true,
+            recursive_read_only: false,
             create: true,
             fallback: false,
         }),

@@ -165,6 +165,7 @@ fn propagation() {
                 path: "/s".into(),
                 propagation,
                 recursive,
+                recursive_read_only: false,
                 create: true,
                 fallback: false,
             });
@@ -209,6 +210,7 @@ fn a_slave_that_nobody_asked_for_may_be_private() {
                 path: directory.path().to_str().unwrap().into(),
                 propagation: Propagation::Rslave,
                 recursive: true,
+                recursive_read_only: false,
                 create: true,
                 fallback,
             });

@@ -194,6 +194,7 @@ fn mount_objects_that_are_refused() {
             create_mountpoint: true,
             non_recursive: true,
             propagation: MountBindOptionsPropagation::Rslave,
+            ..MountBindOptions::default()
         };
         h.mounts = vec![Mount {
             bind_options: Some(options),
@@ -209,6 +210,7 @@ fn mount_objects_that_are_refused() {
             path: "/nowhere/at/all".into(),
             propagation: Propagation::Rslave,
             recursive: false,
+            recursive_read_only: false,
             create: true,
             fallback: false,
         }
