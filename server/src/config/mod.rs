@@ -228,10 +228,6 @@ impl Config {
             plugin_dirs: settings
                 .plugin_dirs
                 .unwrap_or_else(|| PLUGIN_DIRS.map(PathBuf::from).to_vec()),
-            registries: Registries {
-                insecure: settings.insecure_registries.unwrap_or_default(),
-                mirrors: settings.registry_mirrors.unwrap_or_default(),
-            },
         })
     }
 
