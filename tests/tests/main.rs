@@ -23,5 +23,5 @@ mod quickstart;
 mod requests;
 mod runtimes;
 mod stats;
-mod websocket;
 mod volumes;
+mod websocket;
