@@ -54,8 +54,8 @@ pub use self::{
     executable::run_from_read_only_copy,
     failure::StartError,
     hooks::{Hooks, Point},
-    standalone::{Gate, Standalone},
     options::SUBPATH,
+    standalone::{Gate, Standalone},
     view::{Found, ImageView},
 };
 use crate::{
