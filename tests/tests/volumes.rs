@@ -782,6 +782,7 @@ async fn drivers_may_be_programs() {
 #[tokio::test]
 async fn nothing_is_mounted_where_the_image_says_otherwise() {
     let engine = Engine::start().await;
+    engine.api.load_busybox().await;
     let canary = tempfile::tempdir().unwrap();
     let layer = Tar::new()
         .symlink("abs", canary.path().to_str().unwrap())
