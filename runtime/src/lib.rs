@@ -10,6 +10,7 @@
 //! | [`volume`] | what fills volumes, and what the options of the driver `local` mount |
 //! | [`log`] | container logs: writing, rotating, reading, following |
 //! | [`external`] | containers by another OCI runtime |
+//! | [`net`] | namespaces, links, addresses, the firewall table of containers' networks |
 //! | [`error`] | the error type they share |
 
 pub mod cgroup;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod external;
 pub mod image;
 pub mod log;
+pub mod net;
 pub mod registry;
 pub mod sandbox;
 pub mod supervisor;

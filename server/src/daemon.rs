@@ -69,7 +69,7 @@ async fn serve(
     tracing::info!("stopping; containers keep running");
     notify(&[NotifyState::Stopping]);
     server.finish(limit, signals.stop_again()).await;
-    engine.close();
+    engine.close().await;
     tracing::info!("stopped");
     Ok(())
 }

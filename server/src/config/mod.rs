@@ -20,6 +20,8 @@ use host::Host;
 use settings::{LogFormat, LogLevel, RuntimeSettings, Settings};
 use ulimit::Ulimit;
 
+use crate::engine::networks::settings::NetworkSettings;
+
 const DATA_ROOT: &str = "/var/lib/berth";
 const EXEC_ROOT: &str = "/run/berth";
 const CONFIG_FILE: &str = "/etc/berth/daemon.json";
@@ -94,6 +96,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, Runtime>,
     /// Name of the runtime of containers that name none.
     pub default_runtime: String,
+    /// What containers are connected by.
+    pub networks: NetworkSettings,
 }
 
 /// Names under which clients know the engine's own runtime.
@@ -205,6 +209,7 @@ impl Config {
             runtimes,
             tls: tls(&settings)?,
             registries: Registries::resolve(&settings)?,
+            networks: NetworkSettings::resolve(&settings)?,
             containers: ContainerDefaults::resolve(&settings)?,
             cgroup_parent: cgroup_parent(settings.cgroup_parent, &instance)?,
             labels: labels(settings.labels.unwrap_or_default())?,

@@ -1,6 +1,6 @@
 //! What can be set, once: each field is a flag of `berthd` and a key of its configuration file.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -149,6 +149,31 @@ pub struct Settings {
     /// How often a transfer is tried [default: 5]
     #[arg(long, value_name = "NUMBER")]
     pub max_download_attempts: Option<u32>,
+    /// Address and prefix length of the default network's bridge, as in 10.1.0.1/24
+    #[arg(long, value_name = "ADDRESS")]
+    pub bip: Option<String>,
+    /// Bridge that the default network uses and does not make; none for no default network
+    #[arg(short = 'b', long, value_name = "NAME")]
+    pub bridge: Option<String>,
+    /// Addresses that networks are made from, as in base=10.0.0.0/8,size=24 (repeatable)
+    #[arg(long = "default-address-pool", value_name = "POOL")]
+    #[serde(with = "pools")]
+    pub default_address_pools: Option<Vec<String>>,
+    /// Largest packet of the default network in bytes [default: 1500]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u32>,
+    /// Address of the host for published ports that do not name one [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<IpAddr>,
+    /// Whether containers of the default network may talk to each other [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub icc: Option<bool>,
+    /// Whether what leaves the default network gets an address of the host [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ip_masq: Option<bool>,
+    /// Whether to switch the host's forwarding on where networks need it [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ip_forward: Option<bool>,
     /// Seconds that running requests get to finish when the engine is stopped [default: 15]
     #[arg(long, value_name = "SECONDS")]
     pub shutdown_timeout: Option<u64>,
@@ -254,6 +279,31 @@ mod ulimits {
             limit.checked().map_err(serde::de::Error::custom)
         };
         map.map(|m| m.into_iter().map(name).collect()).transpose()
+    }
+}
+
+/// `default-address-pools` as a list of objects, or of texts.
+mod pools {
+    use super::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Pool {
+        Text(String),
+        Object { base: String, size: u8 },
+    }
+
+    pub fn serialize<S: Serializer>(pools: &Option<Vec<String>>, to: S) -> Result<S::Ok, S::Error> {
+        pools.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+        let pools = Option::<Vec<Pool>>::deserialize(from)?;
+        let text = |pool| match pool {
+            Pool::Text(text) => text,
+            Pool::Object { base, size } => format!("base={base},size={size}"),
+        };
+        Ok(pools.map(|pools| pools.into_iter().map(text).collect()))
     }
 }
 

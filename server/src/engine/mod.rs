@@ -79,8 +79,8 @@ impl Engine {
     /// Internal, if the host or the data root cannot be read.
     pub async fn open(config: Config, roots: Roots, spawner: Spawner) -> Result<Self> {
         let id = roots.engine_id()?;
-        let networks = Networks::open(&roots)?;
         let events: Arc<Events> = Arc::default();
+        let networks = Networks::open(&config, &roots, Arc::clone(&events))?;
         let images = Images::open(&roots.images(), Arc::clone(&events), registries(&config))?;
         hello::install(images.store(), &roots)?;
         let build_cache = build::Cache::open(&roots.build(), Arc::clone(images.store()))?;
@@ -92,6 +92,7 @@ impl Engine {
             spawner,
             images: Arc::clone(images.store()),
             volumes: volumes.clone(),
+            networks: networks.clone(),
             host: containers::validate::Host::probe(),
             defaults: container_defaults(&config),
         })
@@ -116,7 +117,8 @@ impl Engine {
     }
 
     /// Takes away what only a running engine needs. Containers that run keep all that is theirs.
-    pub fn close(&self) {
+    pub async fn close(&self) {
+        self.networks.close().await;
         let config = self.config.load();
         if config.cgroup_parent == format!("/{}", config.instance)
             && let Err(error) = Cgroup::remove_if_empty(&config.cgroup_parent)
@@ -180,8 +182,8 @@ fn container_defaults(config: &Config) -> Defaults {
         no_new_privileges: containers.no_new_privileges,
         init: containers.init,
         cgroup_parent: config.cgroup_parent.clone(),
-        bridge_is_loopback: true,
         runtimes: config.runtimes.clone(),
         default_runtime: config.default_runtime.clone(),
+        bridge_is_loopback: false,
     }
 }

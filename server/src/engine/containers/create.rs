@@ -1,10 +1,10 @@
 //! A new container.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use berth_api::{
     ApiVersion,
-    models::{ContainerCreateRequest, ContainerCreateResponse, EndpointSettings},
+    models::{ContainerCreateRequest, ContainerCreateResponse},
 };
 use berth_runtime::{Result, image::Hold};
 use jiff::Timestamp;
@@ -94,7 +94,7 @@ impl Containers {
             },
             details: Details {
                 host_config: Arc::new(checked.host_config),
-                networks: Arc::new(self.endpoints(checked.networking.endpoints_config)),
+                networks: Arc::new(self.named_endpoints(checked.networking.endpoints_config)),
                 mounts: Arc::new(checked.mounts),
                 ..Details::new(name.name())
             },
@@ -102,11 +102,6 @@ impl Containers {
         self.store.save(&record, Sync::Yes)?;
         volumes.keep();
         Ok((Container::new(record, image), checked.warnings))
-    }
-
-    /// The endpoints of a container as they are shown before its first start.
-    fn endpoints(&self, asked: BTreeMap<String, EndpointSettings>) -> BTreeMap<String, EndpointSettings> {
-        asked
     }
 
     fn remove_directory_or_warn(&self, id: &str) {

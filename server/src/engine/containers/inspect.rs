@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_api::models::{
-    ContainerInspectResponse, ContainerState, GraphDriverData, NetworkSettings, PortMap,
+    ContainerInspectResponse, ContainerState, EndpointSettings, GraphDriverData, NetworkSettings,
 };
 
 use super::{
@@ -113,10 +113,11 @@ fn network_settings(container: &Container, details: &Details) -> NetworkSettings
         networks: (*details.networks).clone(),
         ..NetworkSettings::default()
     };
+    add_aliases(container, &mut settings.networks);
     if details.state.has_process() {
         settings.sandbox_id = container.id().to_owned();
         settings.sandbox_key = format!("/proc/{}/ns/net", details.state.pid);
-        settings.ports = exposed(container, details);
+        settings.ports = (*details.ports).clone();
     }
     if let Some(bridge) = details.networks.get("bridge") {
         settings.endpoint_id.clone_from(&bridge.endpoint_id);
@@ -133,10 +134,17 @@ fn network_settings(container: &Container, details: &Details) -> NetworkSettings
     settings
 }
 
-fn exposed(container: &Container, details: &Details) -> PortMap {
-    let ports = summary::ports(container, details);
-    ports
-        .into_iter()
-        .map(|port| (format!("{}/{}", port.private_port, port.r#type), None))
-        .collect()
+/// The names of a container in networks of users: its aliases, its short id, its host name.
+fn add_aliases(container: &Container, networks: &mut BTreeMap<String, EndpointSettings>) {
+    for (name, endpoint) in networks {
+        if matches!(name.as_str(), "bridge" | "host" | "none") {
+            continue;
+        }
+        let aliases = endpoint.aliases.get_or_insert_default();
+        for own in [container.short_id(), &container.config().hostname] {
+            if !own.is_empty() && !aliases.iter().any(|alias| alias == own) {
+                aliases.push(own.to_owned());
+            }
+        }
+    }
 }

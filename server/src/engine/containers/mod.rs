@@ -6,6 +6,7 @@
 //! | [`names`], [`signal`], [`detach`], [`text`] | rules of their own: names, signals, keys, wording |
 //! | [`link`], [`run`] | a running container: its supervisor, its clients, its restart policy |
 //! | `create`, `start`, `watch`, `stop`, `wait`, `remove`, `restore` | the steps of a life |
+//! | `network` | joining and leaving networks |
 //! | `list`, `inspect`, [`filter`], [`summary`], `size` | what is shown |
 //! | [`health`] | whether a container is well |
 //! | [`exec`] | further processes in a container |
@@ -29,6 +30,7 @@ mod list;
 mod logs;
 pub mod model;
 pub mod names;
+mod network;
 mod pause;
 mod payload;
 mod prepare;
@@ -72,6 +74,7 @@ use self::{
 use super::{
     events::{Attributes, Events},
     volumes::Volumes,
+    networks::Networks,
 };
 
 pub use self::{
@@ -92,6 +95,7 @@ pub struct Shared {
     spawner: Spawner,
     images: Arc<ImageStore>,
     volumes: Volumes,
+    networks: Networks,
     /// What this host can do.
     host: Host,
     /// What requests leave to the engine.
@@ -142,6 +146,8 @@ pub struct Parts<'a> {
     pub images: Arc<ImageStore>,
     /// Where their data is that outlives them.
     pub volumes: Volumes,
+    /// What containers are connected by.
+    pub networks: Networks,
     /// What this host can do.
     pub host: Host,
     /// What requests leave to the engine.
@@ -161,6 +167,7 @@ impl Containers {
             spawner: parts.spawner,
             images: parts.images,
             volumes: parts.volumes,
+            networks: parts.networks,
             host: parts.host,
             defaults: parts.defaults,
             tasks: TaskTracker::new(),

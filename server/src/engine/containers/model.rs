@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use berth_api::models::{ContainerConfig, EndpointSettings, Health, HostConfig};
+use berth_api::models::{ContainerConfig, EndpointSettings, Health, HostConfig, PortMap};
 use berth_runtime::{Result, image::Hold};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,9 @@ pub struct Details {
     /// Its networks and what was asked for there, by network name.
     #[serde(default)]
     pub networks: Arc<BTreeMap<String, EndpointSettings>>,
+    /// Its ports as they are exposed and published while it runs.
+    #[serde(default)]
+    pub ports: Arc<PortMap>,
     /// Its mounts, but those of `HostConfig.Tmpfs`.
     #[serde(default)]
     pub mounts: Arc<Vec<MountPoint>>,
@@ -74,6 +77,7 @@ impl Details {
             name: name.into(),
             host_config: Arc::default(),
             networks: Arc::default(),
+            ports: Arc::default(),
             mounts: Arc::default(),
             state: State::default(),
             restart_count: 0,

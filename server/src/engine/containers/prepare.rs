@@ -62,7 +62,18 @@ impl Containers {
         let view = view(container, &details, &mounts);
         let joined = self.join(&details)?;
         let directory = self.store.directory(container.id());
-        files::write(&directory, &view, &addresses(&details)?)?;
+        let network = self.join_networks(container, &details, bundle)?;
+        let links = self.linked(&details)?;
+        files::write(
+            &directory,
+            &view,
+            &files::Addresses {
+                own: &network.addresses,
+                links: &links,
+                host_gateway: self.host_gateway(&details)?,
+                name_server: network.has_names,
+            },
+        )?;
         let shm = bundle.join(super::store::SHM);
         if IpcMode::parse(&details.host_config.ipc_mode)? == IpcMode::Shareable {
             files::mount_shm(&shm, details.host_config.shm_size)?;
@@ -91,7 +102,10 @@ impl Containers {
                 files: &directory,
                 shm: &shm,
             },
-            peers: joined.peers(),
+            peers: Peers {
+                namespace: network.namespace.as_deref(),
+                ..joined.peers()
+            },
             host: &self.host,
             defaults: &self.defaults,
         })?;
@@ -145,9 +159,7 @@ impl Containers {
         let mut joined = Joined::default();
         match NetworkMode::parse(&host_config.network_mode)? {
             NetworkMode::Container(name) => joined.network = Some(self.running(name)?),
-            // There are no networks yet but the predefined ones.
-            NetworkMode::Named(name) => return Err(Error::not_found(format!("network {name} not found"))),
-            NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => {}
+            NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None | NetworkMode::Named(_) => {}
         }
         if let IpcMode::Container(name) = IpcMode::parse(&host_config.ipc_mode)? {
             joined.ipc = Some(self.running(name)?);
@@ -156,6 +168,15 @@ impl Containers {
             joined.pid = Some(self.running(name)?);
         }
         Ok(joined)
+    }
+
+    /// The host's address as a container sees it: the gateway of the default network.
+    fn host_gateway(&self, details: &Details) -> Result<Option<IpAddr>> {
+        Ok(match NetworkMode::parse(&details.host_config.network_mode)? {
+            NetworkMode::Host => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            NetworkMode::None => None,
+            _ => self.networks.host_gateway(),
+        })
     }
 
     fn running(&self, name: &str) -> Result<Peer> {
@@ -209,6 +230,7 @@ impl Joined {
                 shm: &peer.shm,
             }),
             pid: self.pid.as_ref().map(|peer| peer.pid),
+            namespace: None,
         }
     }
 }
@@ -221,15 +243,6 @@ fn view<'a>(container: &'a Container, details: &'a Details, mounts: &'a [MountPo
         mounts,
         security: &container.identity.security,
     }
-}
-
-/// What the networks add to the files. Only in the host's own network is the host within reach.
-fn addresses(details: &Details) -> Result<files::Addresses<'static>> {
-    let on_host = NetworkMode::parse(&details.host_config.network_mode)? == NetworkMode::Host;
-    Ok(files::Addresses {
-        host_gateway: on_host.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        ..files::Addresses::default()
-    })
 }
 
 fn write_spec(bundle: &Path, spec: &Spec) -> Result<()> {

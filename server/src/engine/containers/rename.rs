@@ -37,6 +37,11 @@ impl Containers {
         }
         reserved.keep();
         self.index.release(&old);
+        let details = container.details();
+        self.networks
+            .rename(container.id(), name, &container.config().hostname, |network| {
+                details.networks.get(network).cloned().unwrap_or_default()
+            });
         self.publish(container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }

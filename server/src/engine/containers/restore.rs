@@ -75,6 +75,8 @@ impl Containers {
             Ok(())
         })
         .await?;
+        let networks = self.networks.clone();
+        blocking(move || networks.settle()).await?;
         self.resume_policies();
         Ok(())
     }
@@ -108,12 +110,14 @@ impl Containers {
         let bundle = self.store.bundle(container.id());
         let found = blocking(move || {
             let socket = bundle.join(SupervisorConfig::load(&bundle)?.socket);
-            Ok((recover(&bundle)?, bundle, socket))
+            let attachment = super::network::load(&bundle)?;
+            Ok((recover(&bundle)?, bundle, socket, attachment))
         })
         .await;
         match found {
-            Ok((Recovered::Alive(control), bundle, socket)) => match link::open(control) {
+            Ok((Recovered::Alive(control), bundle, socket, attachment)) => match link::open(control) {
                 Ok((link, events)) => {
+                    self.readopt_networks(container, attachment);
                     self.take_over(container, Run::new(&bundle, socket, link), events)
                         .await;
                 }
@@ -163,6 +167,7 @@ impl Containers {
                 status: Status::Created,
                 ..
             })) => {
+                self.leave_networks(container).await;
                 // The engine was gone before it could let the program run, and nobody was told that it does.
                 let link = run.link();
                 let abort = link.call(Request::Abort {});
@@ -183,6 +188,7 @@ impl Containers {
                 })
                 | Event::Exit(status),
             ) => {
+                self.leave_networks(container).await;
                 self.record_end(container, &status).await;
             }
             _ => {
@@ -291,6 +297,7 @@ impl Containers {
     }
 
     async fn settle(&self, container: &Arc<Container>) {
+        container.change(super::network::clear);
         self.save_or_warn(container).await;
         self.clear_bundle(container.id().to_owned()).await;
         self.let_go_of_volumes(container).await;

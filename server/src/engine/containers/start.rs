@@ -106,6 +106,8 @@ impl Containers {
             launch()
                 .map(|(launched, config): (_, SupervisorConfig)| (launched, bundle, config))
                 .inspect_err(|_| {
+                    this.networks.leave(of.id());
+                    of.change(super::network::clear);
                     this.remove_bundle_or_warn(of.id());
                     this.unmount_volumes(&of);
                 })
@@ -135,6 +137,7 @@ impl Containers {
         };
         match created {
             Ok(pid) => {
+                self.networks.started(container.id());
                 container.change(|details| details.state.pid = pid);
                 Ok((run, events))
             }
@@ -184,6 +187,7 @@ impl Containers {
             );
         }
         container.current().run = None;
+        self.leave_networks(container).await;
         let (this, id) = (self.clone(), container.identity.id.clone());
         let cleaned = blocking(move || this.store.remove_bundle(&id)).await;
         if let Err(error) = cleaned {

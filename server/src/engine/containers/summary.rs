@@ -36,7 +36,7 @@ pub fn summarize(
         image_id: identity.image.clone(),
         command: text::command_line(&container.path, &container.args),
         created: identity.created.as_second(),
-        ports: ports(container, details),
+        ports: ports(details),
         size_rw: 0,
         size_root_fs: 0,
         labels: identity.config.labels.clone().unwrap_or_default(),
@@ -85,22 +85,27 @@ pub fn fresh_health(container: &Container, before: &Health) -> Arc<Health> {
     })
 }
 
-/// The ports a running container exposes. Without networks none of them is published.
-pub fn ports(container: &Container, details: &Details) -> Vec<Port> {
-    let own_network = !matches!(details.host_config.network_mode.as_str(), "host" | "none")
-        && !details.host_config.network_mode.starts_with("container:");
-    if !details.state.has_process() || !own_network {
-        return Vec::new();
+/// The ports of a running container: one entry for each address of the host, or one for a port that is only exposed.
+pub fn ports(details: &Details) -> Vec<Port> {
+    let mut list = Vec::new();
+    for (port, bindings) in details.ports.iter() {
+        let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        let (Ok(private_port), Ok(r#type)) = (number.parse(), protocol.parse::<PortType>()) else {
+            continue;
+        };
+        let exposed = Port {
+            private_port,
+            r#type,
+            ..Port::default()
+        };
+        match bindings {
+            None => list.push(exposed),
+            Some(bindings) => list.extend(bindings.iter().map(|binding| Port {
+                ip: binding.host_ip.clone(),
+                public_port: binding.host_port.parse().unwrap_or_default(),
+                ..exposed.clone()
+            })),
+        }
     }
-    let exposed = container.config().exposed_ports.iter().flatten();
-    exposed
-        .filter_map(|(port, _)| {
-            let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-            Some(Port {
-                private_port: number.parse().ok()?,
-                r#type: protocol.parse::<PortType>().ok()?,
-                ..Port::default()
-            })
-        })
-        .collect()
+    list
 }

@@ -90,6 +90,7 @@ impl Containers {
         self.execs_ended(container);
         self.let_go_of_volumes(container).await;
         let exit_code = i64::from(status.exit_code);
+        self.leave_networks(container).await;
         let next = self.decide(container, status);
         let restarting = matches!(next, Next::Restart(..));
         let started_at = container.now().state.started_at;

@@ -96,6 +96,8 @@ pub struct Peers<'a> {
     pub ipc: Option<IpcPeer<'a>>,
     /// Process id of the one of `PidMode: container:…`.
     pub pid: Option<i32>,
+    /// The network namespace that was prepared for the container; none for an empty one that the sandbox makes.
+    pub namespace: Option<&'a Path>,
 }
 
 /// A running container whose network namespace is joined.

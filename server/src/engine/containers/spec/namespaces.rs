@@ -18,7 +18,10 @@ pub(super) fn build(input: &Input<'_>, modes: &Modes<'_>) -> Result<Vec<LinuxNam
             let peer = input.peers.network.ok_or_else(|| not_running(name))?;
             namespaces.push(of(peer.pid, Type::Network, "net"));
         }
-        _ => namespaces.push(new(Type::Network)),
+        _ => namespaces.push(defaults::namespace(
+            Type::Network,
+            input.peers.namespace.map(Into::into),
+        )),
     }
     match modes.ipc {
         IpcMode::Host => {}

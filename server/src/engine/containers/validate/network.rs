@@ -91,7 +91,11 @@ pub fn endpoints(
     Ok(())
 }
 
-fn check_endpoint(name: &str, endpoint: &mut EndpointSettings) -> Result<()> {
+/// Checks what is asked for in a network and takes away what is not the client's to set.
+///
+/// # Errors
+/// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for a malformed address.
+pub fn check_endpoint(name: &str, endpoint: &mut EndpointSettings) -> Result<()> {
     check_mac(&endpoint.mac_address)?;
     if let Some(ipam) = &endpoint.ipam_config {
         if !ipam.ipv4_address.is_empty() && ipam.ipv4_address.parse::<Ipv4Addr>().is_err() {

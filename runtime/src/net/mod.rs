@@ -1,0 +1,26 @@
+//! Networks of containers: namespaces, links, addresses, routes, and the firewall table that joins them to the rest.
+//!
+//! Everything is done by messages to the kernel on blocking sockets; no program is run.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`links`] | links, addresses and routes of one namespace: rtnetlink(7) |
+//! | [`namespace`] | network namespaces |
+//! | [`firewall`] | one table of nftables for each engine: masquerading, isolation, published ports |
+//! | `nft` | the messages of nftables |
+//! | `message`, `socket` | netlink(7) itself |
+
+pub mod counters;
+pub mod firewall;
+pub mod links;
+mod message;
+pub mod namespace;
+mod nft;
+mod socket;
+
+pub use self::{
+    counters::{Counters, counters},
+    firewall::{Firewall, Network, Port, Protocol, Watch},
+    links::{Link, Links, NewBridge, NewPair, NewUpon, Upon},
+    namespace::{Namespace, read_sysctl, write_sysctl},
+};
