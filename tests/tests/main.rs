@@ -19,6 +19,8 @@ mod images;
 mod isolation;
 mod logs;
 mod oci;
+mod networks;
+mod ports;
 mod quickstart;
 mod requests;
 mod runtimes;

@@ -400,22 +400,22 @@ fn skeleton(table: &str) -> Vec<Message> {
                 .in_set("bridges", REGISTER, false)
                 .family(ipv6)
                 .destination(ipv6)
-                .is_loopback(ipv6)
+                .when_loopback(ipv6)
                 .verdict(Verdict::Drop)
         });
         // What comes from outside to a loopback address is the kernel's to drop.
         add("prerouting", &|rule| {
             rule.family(ipv6)
                 .destination(ipv6)
-                .is_loopback(ipv6)
+                .when_loopback(ipv6)
                 .verdict(Verdict::Return)
         });
     }
     add("prerouting", &|rule| {
-        rule.to_this_host().verdict(Verdict::Jump("ports"))
+        rule.addressed_to_this_host().verdict(Verdict::Jump("ports"))
     });
     add("output", &|rule| {
-        rule.to_this_host().verdict(Verdict::Jump("ports"))
+        rule.addressed_to_this_host().verdict(Verdict::Jump("ports"))
     });
     for ipv6 in [false, true] {
         let (ports, any) = if ipv6 {
@@ -450,7 +450,7 @@ fn skeleton(table: &str) -> Vec<Message> {
                 .in_set("bridges", REGISTER, false)
                 .family(ipv6)
                 .source(ipv6)
-                .is_loopback(ipv6)
+                .when_loopback(ipv6)
                 .masquerade()
         });
         add("postrouting", &|rule| {

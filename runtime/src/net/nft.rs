@@ -263,12 +263,12 @@ impl Rule {
     }
 
     /// Goes on if a register has this value.
-    pub fn is(self, register: u32, value: &[u8]) -> Self {
+    pub fn when(self, register: u32, value: &[u8]) -> Self {
         self.compare(register, 0, value)
     }
 
     /// Goes on if it has not.
-    pub fn is_not(self, register: u32, value: &[u8]) -> Self {
+    pub fn unless(self, register: u32, value: &[u8]) -> Self {
         self.compare(register, 1, value)
     }
 
@@ -302,7 +302,7 @@ impl Rule {
         let mask = bits.to_ne_bytes();
         self.expression("ct", |data| data.big(1, REGISTER).big(2, key))
             .masked(&mask)
-            .is_not(REGISTER, &[0; 4])
+            .unless(REGISTER, &[0; 4])
     }
 
     fn masked(self, mask: &[u8]) -> Self {
@@ -317,16 +317,16 @@ impl Rule {
     }
 
     /// Goes on if the destination is one of this host's addresses.
-    pub fn to_this_host(self) -> Self {
+    pub fn addressed_to_this_host(self) -> Self {
         // FIB_RESULT_ADDRTYPE of the destination; RTN_LOCAL.
         self.expression("fib", |data| data.big(1, REGISTER).big(2, 3).big(3, 2))
-            .is(REGISTER, &2u32.to_ne_bytes())
+            .when(REGISTER, &2u32.to_ne_bytes())
     }
 
     /// Goes on for packets of one family.
     pub fn family(self, ipv6: bool) -> Self {
         let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
-        self.meta(META_NFPROTO, REGISTER).is(REGISTER, &[family])
+        self.meta(META_NFPROTO, REGISTER).when(REGISTER, &[family])
     }
 
     /// Loads the source address of a packet of this family.
@@ -346,10 +346,10 @@ impl Rule {
     }
 
     /// Goes on if the address that was loaded is a loopback address of its family.
-    pub fn is_loopback(self, ipv6: bool) -> Self {
+    pub fn when_loopback(self, ipv6: bool) -> Self {
         match ipv6 {
-            true => self.is(REGISTER, &std::net::Ipv6Addr::LOCALHOST.octets()),
-            false => self.masked(&[255, 0, 0, 0]).is(REGISTER, &[127, 0, 0, 0]),
+            true => self.when(REGISTER, &std::net::Ipv6Addr::LOCALHOST.octets()),
+            false => self.masked(&[255, 0, 0, 0]).when(REGISTER, &[127, 0, 0, 0]),
         }
     }
 

@@ -332,7 +332,7 @@ fn touches(one: Option<IpAddr>, other: Option<IpAddr>) -> bool {
 }
 
 fn shown(address: Option<IpAddr>, port: u16) -> SocketAddr {
-    SocketAddr::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port)
+    SocketAddr::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port)
 }
 
 fn taken(address: Option<IpAddr>, port: u16, protocol: Protocol, error: &io::Error) -> Error {
@@ -382,7 +382,7 @@ fn range(text: &str) -> Result<Option<RangeInclusive<u16>>> {
 /// kernel does not have.
 fn hold(protocol: Protocol, address: Option<IpAddr>, port: u16) -> io::Result<(u16, Option<Arc<OwnedFd>>)> {
     let both = address.is_none();
-    let place = SocketAddr::new(address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), port);
+    let place = SocketAddr::new(address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), port);
     match open(protocol, place, both) {
         // Hosts without IPv6.
         Err(error) if both && is_missing(&error) => open(

@@ -323,6 +323,7 @@ fn namespaces_of_others() {
                 shm: Path::new("/dev/shm"),
             }),
             pid: Some(13),
+            namespace: None,
         };
     });
     let path = |text: &str| Some(text.to_owned());
