@@ -462,7 +462,7 @@ async fn running_containers_connect_and_disconnect() {
         engine.api.start(&stopped).await;
         (engine.api.wait(&stopped).await, engine.api.logs(&stopped).await)
     };
-    assert_eq!((code, output.stdout.trim()), (0, "2"));
+    assert_eq!((code, output.out.trim()), (0, "2"));
 
     let none = engine.api.launch(&on("none", "sleep 100")).await;
     engine
