@@ -231,14 +231,7 @@ impl Links {
             })
         });
         let mark = without_link_local(named(SETLINK, pair.name, IFF_UP).text(IFLA_IFALIAS, pair.alias));
-        let mut batch = vec![make, mark];
-        if pair.isolated {
-            let port = Message::new(SETLINK, 0, &link_header(libc::AF_BRIDGE as u8, 0, 0))
-                .text(IFLA_IFNAME, pair.name)
-                .nest(IFLA_PROTINFO, |port| port.attribute(IFLA_BRPORT_ISOLATED, &[1]));
-            batch.push(port);
-        }
-        self.netlink.call(&batch).or_else(|error| {
+        self.netlink.call(&[make, mark]).or_else(|error| {
             if error.index > 0 {
                 self.delete(pair.name)?;
             }
@@ -246,6 +239,21 @@ impl Links {
                 format!("cannot make the network link {}", pair.name),
                 error,
             ))
+        })?;
+        match pair.isolated {
+            true => self.isolate(pair.name),
+            false => Ok(()),
+        }
+    }
+
+    /// Keeps a port of a bridge from reaching other isolated ones. The port is deleted if that fails.
+    fn isolate(&mut self, name: &str) -> Result<()> {
+        let index = self.get(name)?.index;
+        let request = Message::new(SETLINK, 0, &link_header(libc::AF_BRIDGE as u8, index, 0))
+            .nest(IFLA_PROTINFO, |port| port.attribute(IFLA_BRPORT_ISOLATED, &[1]));
+        self.netlink.call(&[request]).or_else(|error| {
+            self.delete(name)?;
+            Err(failed(format!("cannot isolate the network link {name}"), error))
         })
     }
 
@@ -283,9 +291,34 @@ impl Links {
     /// # Errors
     /// Conflict if there is a link of that name; internal.
     pub fn add_parent(&mut self, name: &str, alias: &str, vlan: Option<(u32, u16)>) -> Result<u32> {
+        let made = self.try_add_parent(name, alias, vlan, "dummy");
+        match made {
+            // A bridge without ports does as well where the kernel has no dummy links.
+            Err(error) if vlan.is_none() && error.code() == libc::EOPNOTSUPP => self
+                .try_add_parent(name, alias, vlan, "bridge")
+                .or_else(|error| self.not_added(name, error)),
+            Err(error) => self.not_added(name, error),
+            Ok(index) => Ok(index),
+        }
+    }
+
+    fn not_added(&mut self, name: &str, error: Refusal) -> Result<u32> {
+        if error.index > 0 {
+            self.delete(name)?;
+        }
+        Err(failed(format!("cannot make the network link {name}"), error))
+    }
+
+    fn try_add_parent(
+        &mut self,
+        name: &str,
+        alias: &str,
+        vlan: Option<(u32, u16)>,
+        kind: &str,
+    ) -> Result<u32, Refusal> {
         let make = Message::new(NEWLINK, CREATE | EXCLUSIVE, &link_header(0, 0, 0)).text(IFLA_IFNAME, name);
         let make = match vlan {
-            None => make.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "dummy")),
+            None => make.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, kind)),
             Some((parent, id)) => make.number(IFLA_LINK, parent).nest(IFLA_LINKINFO, |info| {
                 info.text(IFLA_INFO_KIND, "vlan").nest(IFLA_INFO_DATA, |data| {
                     data.attribute(IFLA_VLAN_ID, &id.to_ne_bytes())
@@ -293,18 +326,13 @@ impl Links {
             }),
         };
         let mark = without_link_local(named(SETLINK, name, IFF_UP).text(IFLA_IFALIAS, alias));
-        match self.netlink.call(&[make, mark]) {
-            Ok(()) => self.get(name).map(|link| link.index),
-            Err(error) if error.index == 0 && error.code() == libc::EEXIST => {
-                Err(Error::conflict(format!("there is a network link {name} already")))
-            }
-            Err(error) => {
-                if error.index > 0 {
-                    self.delete(name)?;
-                }
-                Err(failed(format!("cannot make the network link {name}"), error))
-            }
-        }
+        self.netlink.call(&[make, mark])?;
+        let mut index = 0;
+        let request = Message::new(GETLINK, 0, &link_header(0, 0, 0)).text(IFLA_IFNAME, name);
+        self.netlink.get(request, |received| {
+            index = u32_at(received.payload, 4).unwrap_or_default();
+        })?;
+        Ok(index)
     }
 
     /// Deletes the link of that name; its absence is fine.
