@@ -154,8 +154,8 @@ fn find(path: &Path) -> Result<PathBuf> {
 /// Why the program failed: the last error in its log.
 fn complaint(log: &Path, program: &Path, status: WaitStatus) -> Error {
     let text = fs::read_to_string(log).unwrap_or_default();
-    let lines = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok());
-    let told = lines.filter(|l| l.level == "error" || l.level == "fatal").last();
+    let mut lines = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok());
+    let told = lines.rfind(|l| l.level == "error" || l.level == "fatal");
     let message = match told {
         Some(line) => line.msg,
         None => format!("{} failed: {status:?}", program.display()),

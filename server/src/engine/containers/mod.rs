@@ -73,8 +73,8 @@ use self::{
 };
 use super::{
     events::{Attributes, Events},
-    volumes::Volumes,
     networks::Networks,
+    volumes::Volumes,
 };
 
 pub use self::{
