@@ -287,3 +287,42 @@ async fn images_have_events() {
     assert_eq!(actions(&mut stream, "delete").await, ["untag", "delete"]);
     engine.finish().await;
 }
+
+#[tokio::test]
+async fn events_outlive_the_engine() {
+    let mut engine = Engine::start().await;
+    engine.api.load_busybox().await;
+    let mut live = follow(&engine.api, json!({"type": ["container"]})).await;
+    let id = engine.api.create_named("kept", &shell(STAY)).await;
+    engine.api.start(&id).await;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(live.record().await.expect("an event"));
+    }
+    // Another one, so that those before it are certainly written when it is.
+    engine.restart().await;
+    engine.api.remove(&id).await;
+    let filter = query(&[
+        ("since", "0"),
+        ("until", &far_future()),
+        ("filters", &json!({"container": [id]}).to_string()),
+    ]);
+    let path = format!("/events{filter}");
+    let mut all = engine.api.call(Method::GET, &path).open().await.expect(200);
+    for event in &seen {
+        assert_eq!(&all.record().await.expect("an event"), event);
+    }
+    let mut rest = actions(&mut all, "destroy").await;
+    rest.sort_unstable();
+    assert!(rest.contains(&"destroy".to_owned()), "{rest:?}");
+    engine.finish().await;
+}
+
+/// A moment that does not come during a test.
+fn far_future() -> String {
+    let seconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("a time")
+        .as_secs();
+    (seconds + 3600).to_string()
+}

@@ -25,5 +25,6 @@ mod quickstart;
 mod requests;
 mod runtimes;
 mod stats;
+mod top;
 mod volumes;
 mod websocket;

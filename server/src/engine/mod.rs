@@ -79,7 +79,7 @@ impl Engine {
     /// Internal, if the host or the data root cannot be read.
     pub async fn open(config: Config, roots: Roots, spawner: Spawner) -> Result<Self> {
         let id = roots.engine_id()?;
-        let events: Arc<Events> = Arc::default();
+        let events = Events::open(roots.run())?;
         let networks = Networks::open(&config, &roots, Arc::clone(&events))?;
         let images = Images::open(&roots.images(), Arc::clone(&events), registries(&config))?;
         hello::install(images.store(), &roots)?;

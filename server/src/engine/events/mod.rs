@@ -5,16 +5,24 @@
 //! repetition, and one that falls so far behind that its next event is gone is told how many it missed.
 
 mod filter;
+mod journal;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use berth_api::Filters;
+use berth_runtime::Result;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use self::journal::Journal;
 pub use berth_api::models::EventMessageType;
 
 /// How many events are kept, for `since` and for slow followers.
@@ -24,9 +32,10 @@ const KEPT: usize = 1024;
 pub type Attributes = BTreeMap<String, String>;
 
 /// Something that happened. All events of one engine are of local scope.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Position in the order of all events.
+    /// Position in the order of all events of this engine's life.
+    #[serde(skip)]
     pub number: u64,
     /// When; later than every event before.
     pub at: Timestamp,
@@ -46,6 +55,8 @@ pub struct Events {
     ring: Mutex<Ring>,
     /// Number of the next event; what followers wait on.
     next: watch::Sender<u64>,
+    /// Followers that belong to the engine itself.
+    own: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -60,11 +71,35 @@ impl Default for Events {
         Self {
             ring: Mutex::default(),
             next: watch::Sender::new(0),
+            own: AtomicUsize::new(0),
         }
     }
 }
 
 impl Events {
+    /// The events of which there is a journal in `directory`, and to which those to come are written, by a task.
+    ///
+    /// # Errors
+    /// Internal, if it cannot be read or written.
+    pub fn open(directory: &Path) -> Result<Arc<Self>> {
+        let (journal, kept) = Journal::open(directory)?;
+        let events = Arc::new(Self::default());
+        {
+            let mut ring = events.ring();
+            for mut event in kept {
+                event.number = ring.next;
+                ring.next += 1;
+                ring.last = ring.last.max(event.at);
+                ring.kept.push_back(Arc::new(event));
+            }
+            events.next.send_replace(ring.next);
+        }
+        events.own.fetch_add(1, Ordering::Relaxed);
+        let follower = events.follow(Filters::default(), None, None);
+        tokio::spawn(write(follower, journal));
+        Ok(events)
+    }
+
     /// Records that `action` happened to the object `id`; never waits for a follower.
     pub fn publish(
         &self,
@@ -132,7 +167,8 @@ impl Events {
 
     /// How many follow the events now.
     pub fn followers(&self) -> usize {
-        self.next.receiver_count()
+        let own = self.own.load(Ordering::Relaxed);
+        self.next.receiver_count().saturating_sub(own)
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -145,6 +181,35 @@ impl Ring {
     /// Number of the oldest kept event.
     fn first(&self) -> u64 {
         self.next - self.kept.len() as u64
+    }
+}
+
+/// Writes what `follower` gets, together what comes together. It ends with the engine.
+async fn write(mut follower: Follower, mut journal: Journal) {
+    while let Some(first) = follower.next().await {
+        let mut items = vec![first];
+        items.extend(std::iter::from_fn(|| follower.kept()));
+        let events: Vec<Arc<Event>> = items
+            .into_iter()
+            .filter_map(|item| match item {
+                Item::Event(event) => Some(event),
+                Item::Missed(_) => None,
+            })
+            .collect();
+        let written = tokio::task::spawn_blocking(move || {
+            let result = journal.append(&events);
+            (journal, result)
+        });
+        match written.await {
+            Ok((back, result)) => {
+                journal = back;
+                if let Err(error) = result {
+                    tracing::warn!(%error, "events are not kept for the next engine");
+                }
+            }
+            // The engine is being ended.
+            Err(_) => return,
+        }
     }
 }
 
