@@ -2,6 +2,7 @@
 
 use berth_tests::{
     Engine,
+    client::query,
     container::{STAY, busybox, shell},
     hijack::Dialect,
 };
@@ -264,11 +265,13 @@ async fn restart_policies_are_kept_over_a_restart_of_the_engine() {
             .await
             .expect(204);
     }
+    let before = jiff::Timestamp::now().to_string();
     engine.restart().await;
     // It may take a moment after readiness until it is started again.
     if engine.api.names("").await.is_empty() {
-        let path = "/events?since=1&filters=%7B%22event%22%3A%5B%22start%22%5D%7D";
-        let mut events = engine.api.call(Method::GET, path).open().await.expect(200);
+        let wanted = json!({"event": ["start"]}).to_string();
+        let path = format!("/events{}", query(&[("since", &before), ("filters", &wanted)]));
+        let mut events = engine.api.call(Method::GET, &path).open().await.expect(200);
         events.record().await.expect("a start");
     }
     assert_eq!(engine.api.names("").await, ["always"]);
