@@ -71,7 +71,8 @@ impl Containers {
                 own: &network.addresses,
                 links: &links,
                 host_gateway: self.host_gateway(&details)?,
-                name_server: network.has_names,
+                // No server answers inside yet: the host's are named on every network.
+                name_server: false,
             },
         )?;
         let shm = bundle.join(super::store::SHM);
