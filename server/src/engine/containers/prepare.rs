@@ -25,7 +25,7 @@ use super::{
     spec::{self, ContainerView, Input, IpcPeer, NetworkPeer, Paths, Peers, RootView, files},
     state,
     validate::{
-        LogDriver, MountPoint, TagFacts,
+        LogDriver, MountPoint, MountSource, TagFacts,
         modes::{IpcMode, NetworkMode, PidMode},
     },
 };
@@ -58,6 +58,7 @@ impl Containers {
     pub(super) fn prepare(&self, container: &Container, bundle: &Path) -> Result<SupervisorConfig> {
         let details = container.details();
         files::make_bind_sources(&details.mounts)?;
+        self.check_subpaths(&details)?;
         let mounts = self.mount_volumes(container)?;
         let view = view(container, &details, &mounts);
         let joined = self.join(&details)?;
@@ -142,6 +143,19 @@ impl Containers {
             runtime: self.runtime(&details.host_config.runtime)?,
             ..SupervisorConfig::new(container.id(), log)
         })
+    }
+
+    /// Only the engine's own runtime finds a part of a volume without being led out of it.
+    fn check_subpaths(&self, details: &Details) -> Result<()> {
+        let runtime = &details.host_config.runtime;
+        let is_part =
+            |point: &MountPoint| matches!(&point.source, MountSource::Volume(v) if v.subpath.is_some());
+        if details.mounts.iter().any(is_part) && self.runtime(runtime)?.is_some() {
+            return Err(Error::invalid(format!(
+                "VolumeOptions.Subpath cannot be used with runtime {runtime:?}: use the engine's own"
+            )));
+        }
+        Ok(())
     }
 
     /// The program that `name` stands for; none for the engine's own runtime.

@@ -42,7 +42,7 @@ pub fn info(engine: &Engine) -> SystemInfo {
         images: i64::try_from(engine.images.count()).unwrap_or(i64::MAX),
         driver: "overlayfs".into(),
         driver_status: driver_status(engine.roots.data()),
-        plugins: plugins(),
+        plugins: plugins(engine.volumes.drivers()),
         memory_limit: cgroups.memory,
         swap_limit: cgroups.swap,
         cpu_cfs_period: cgroups.cpu_quota,
@@ -119,10 +119,10 @@ fn driver_status(data_root: &Path) -> Vec<Vec<String>> {
     ]
 }
 
-fn plugins() -> PluginsInfo {
+fn plugins(volume: Vec<String>) -> PluginsInfo {
     let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     PluginsInfo {
-        volume: list(&["local"]),
+        volume,
         network: list(&["bridge", "host", "null"]),
         log: list(&["json-file", "none"]),
         authorization: None,
