@@ -4,6 +4,7 @@
 mod archives;
 mod attach;
 mod basics;
+mod build;
 mod containers;
 mod crash;
 mod docker_cli;

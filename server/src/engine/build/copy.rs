@@ -123,14 +123,12 @@ pub async fn copy(
         }
     };
     let sources = sources(job, copy, &words, tree, state, out).await?;
-    let single = sources.len() == 1 && !copy.words.iter().rev().skip(1).any(|word| glob::is_pattern(word));
     if sources.len() > 1 && !target.ends_with('/') {
         return Err(Error::invalid(format!(
             "When using {name} with more than one source file, the destination must be a directory and end with a /"
         ))
         .into());
     }
-    let _ = single;
 
     let (list, patterns) = (sources.clone(), exclude.clone());
     let digest = blocking(move || fingerprint(&list, &patterns)).await?;
@@ -141,12 +139,12 @@ pub async fn copy(
     };
     let mut flags = String::new();
     if let Some(chown) = &chown {
-        flags.push_str(&format!("--chown={chown} "));
+        flags.push_str(&format!("--chown={chown}"));
     }
     if let Some(chmod) = &copy.chmod {
-        flags.push_str(&format!("--chmod={chmod} "));
+        flags.push_str(&format!("--chmod={chmod}"));
     }
-    let created_by = state.remark(&format!("{name} {flags}{what}:{digest} in {destination} "), true);
+    let created_by = state.remark(&format!("{name} {flags}{what}:{digest} in {target} "), true);
     let details = format!(
         "{:?}{:?}{:?}{:?}{}",
         copy.parents,

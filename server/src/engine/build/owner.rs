@@ -23,6 +23,8 @@ pub fn find(root: BorrowedFd<'_>, text: &str) -> Result<(u32, u32)> {
         Err(_) => lookup(root, "etc/passwd", user)?.ok_or_else(|| bad("uid for user", user))?,
     };
     let gid = match group {
+        // A group of the user's name, or the same number.
+        "" if user.parse::<u32>().is_err() => lookup(root, "etc/group", user)?.unwrap_or(uid),
         "" => uid,
         group => match group.parse() {
             Ok(gid) => gid,
