@@ -42,15 +42,24 @@ check "a device can be made and not opened" "made refused" \
   "$($run busybox sh -c 'mknod /k c 1 1 && echo -n "made "; cat /k 2>/dev/null || echo refused')"
 check "a device that is given can be opened" given \
   "$($run --cap-add SYSLOG --device /dev/kmsg busybox sh -c ': < /dev/kmsg && echo given')"
+check "all processes at once by a fork bomb's limit" refused \
+  "$($run --pids-limit 4 busybox sh -c 'sleep 9 & sleep 9 & sleep 9 & sleep 9 & echo all' 2>/dev/null || echo refused)"
+check "the host's cgroup namespace" host \
+  "$($run --cgroupns host busybox cat /proc/self/cgroup | grep -q ::/vm/ && echo host)"
 docker run --name hungry --network none --memory 16m busybox tail /dev/zero >/dev/null 2>&1
 check "too much memory is the end" "true 137" "$(docker inspect --format '{{.State.OOMKilled}} {{.State.ExitCode}}' hungry)"
-docker run -d --name idle --network none busybox sleep 1000 >/dev/null
+check "and is told" oom "$(docker events --since 1h --until 0s --filter event=oom --format '{{.Action}}' | head -n 1)"
+docker run -d --name idle --network none busybox sh -c 'sleep 1000 & sleep 1000 & wait' >/dev/null
+check "its processes are counted" 3 "$(docker stats --no-stream --format '{{.PIDs}}' idle)"
 docker pause idle >/dev/null
 check "pause freezes" 1 "$(cat /sys/fs/cgroup/vm/*/cgroup.freeze)"
 docker unpause idle >/dev/null
 check "unpause thaws" 0 "$(cat /sys/fs/cgroup/vm/*/cgroup.freeze)"
 docker update --memory 64m --memory-swap 64m idle >/dev/null
+check "and are shown" 64MiB "$(docker stats --no-stream --format '{{.MemUsage}}' idle | sed 's,.*/ ,,')"
 check "limits change while a container runs" 67108864 "$(cat /sys/fs/cgroup/vm/*/memory.max)"
+docker kill idle >/dev/null
+check "a kill is the end of all its processes" 137 "$(docker wait idle)"
 docker rm -f idle hungry >/dev/null
 check "nothing is left" "" "$(find /sys/fs/cgroup/vm -mindepth 1 -type d)"
 echo "all checks passed"

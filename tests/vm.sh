@@ -14,8 +14,20 @@ mkdir -p "$work"
 
 # The newest cloud kernel of the distribution, unpacked once.
 if ! compgen -G "$work/kernel/boot/vmlinuz-*" >/dev/null; then
-  package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ {print $2; exit}')
-  (cd "$work" && apt-get download -qq "$package" && dpkg -x "${package}"_*.deb kernel)
+  package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image/ {print $2; exit}')
+  if [ -z "$package" ]; then
+    apt-get update -qq
+    package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image/ {print $2; exit}')
+  fi
+  if [ -z "$package" ] || ! (cd "$work" && apt-get download -qq "$package"); then
+    echo "vm.sh: the kernel package of linux-image-cloud-amd64 cannot be had; apt-get must be able to download it" >&2
+    exit 69
+  fi
+  # Unpacked beside and renamed, so that an interrupted run leaves no half of it.
+  rm -rf "$work/kernel.new"
+  dpkg -x "$work/$package"_*.deb "$work/kernel.new"
+  rm -rf "$work/kernel" "$work/$package"_*.deb
+  mv "$work/kernel.new" "$work/kernel"
 fi
 kernel=$(compgen -G "$work/kernel/boot/vmlinuz-*" | tail -n 1)
 

@@ -34,7 +34,7 @@ use oci_spec::runtime::{Process, Spec};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Where the cgroups go, below the caller's own; each run has its own name.
-const PARENT: &str = "berth-sandbox-example";
+pub const PARENT: &str = "berth-sandbox-example";
 const START_FAILED: u8 = 125;
 
 /// See the top of this file.

@@ -3,6 +3,8 @@
 //! A sandbox is created by a process without threads, which no test of the standard harness is: so this program has a
 //! harness of its own and starts itself again, as the example program `sandbox`, for each sandbox.
 
+#![allow(clippy::print_stderr)]
+
 mod attacks;
 mod basics;
 #[path = "../../examples/sandbox.rs"]
@@ -41,7 +43,12 @@ fn main() -> ExitCode {
             })
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.collect());
+    if let Err(error) = support::clean_up() {
+        eprintln!("cannot clean up: {error}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
 }
 
 /// Names functions as tests.

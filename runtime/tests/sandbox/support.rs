@@ -1,7 +1,7 @@
 //! A root to run things in, and what comes of running them.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -19,9 +19,20 @@ pub const DRIVER: &str = "BERTH_SANDBOX_DRIVER";
 const APPLETS: &str = "[ cat chmod chown dd echo env false grep head hostname id ip kill ln ls mkdir mknod mount mv ping ps \
     pwd readlink rm setsid sh sleep stat stty sync sysctl tail test touch true tty umount uname unshare wc nc od ulimit";
 
-/// The image of all tests: busybox and two users.
+/// The image of all tests.
+static IMAGE: OnceLock<TempDir> = OnceLock::new();
+
+/// Removes what all tests share; what is static is never dropped.
+pub fn clean_up() -> io::Result<()> {
+    if let Some(image) = IMAGE.get() {
+        fs::remove_dir_all(image.path())?;
+    }
+    // Others that run the same tests may still need it; the last one takes it away.
+    berth_runtime::cgroup::Cgroup::remove_if_empty(crate::driver::PARENT).map_err(io::Error::other)
+}
+
+/// Makes the image, once: busybox and two users.
 fn image() -> &'static Path {
-    static IMAGE: OnceLock<TempDir> = OnceLock::new();
     let make = || {
         let image = tempfile::Builder::new()
             .prefix("berth-sandbox-image")
