@@ -229,7 +229,7 @@ pub(super) fn write_pid(file: Option<&Path>, sandbox: &Sandbox) -> Result<()> {
     let Some(file) = file else { return Ok(()) };
     let message = || format!("cannot write the process id to {}", file.display());
     let mut temporary =
-        tempfile::NamedTempFile::new_in(file.parent().unwrap_or(Path::new("."))).context(message)?;
+        tempfile::NamedTempFile::new_in(file.parent().unwrap_or_else(|| Path::new("."))).context(message)?;
     write!(temporary, "{}", sandbox.pid()).context(message)?;
     temporary.persist(file).context(message)?;
     Ok(())

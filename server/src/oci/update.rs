@@ -62,14 +62,14 @@ impl Update {
             Some(path) if path.as_os_str() == "-" => serde_json::from_reader(io::stdin())
                 .map_err(|e| Error::invalid("standard input does not hold linux.resources").caused_by(e))?,
             Some(path) => record::read_json(path)?,
-            None => self.from_flags()?,
+            None => self.flagged()?,
         };
         // Devices are not what this command is for.
         resources.set_devices(None);
         record.cgroup.update(&resources)
     }
 
-    fn from_flags(&self) -> Result<LinuxResources> {
+    fn flagged(&self) -> Result<LinuxResources> {
         let mut resources = LinuxResources::default();
         let mut cpu = LinuxCpu::default();
         cpu.set_shares(self.cpu_share)
