@@ -17,7 +17,8 @@ use tokio::{
 };
 
 /// Serves the text `hello` on port 80.
-pub const SERVE: &str = "mkdir /w; echo hello > /w/index.html; echo ready; exec httpd -f -p 80 -h /w";
+pub const SERVE: &str =
+    "mkdir /w; echo hello > /w/index.html; httpd -p 80 -h /w; echo ready; exec sleep 1000";
 
 /// A container in `network` that runs `text`.
 pub fn on(network: &str, text: &str) -> Value {
