@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`image`] | content store, layers on disk, archives in and out |
 //! | [`registry`] | images from and to registries |
+//! | [`files`] | files of containers: copied in and out, compared, exported |
 //! | [`sandbox`] | an OCI runtime specification becomes a running process |
 //! | [`cgroup`] | resource limits and accounting, v1, v2 and hybrid |
 //! | [`supervisor`] | the process that holds a container's stdio, terminal, log and exit status; and the spawner that forks it |
@@ -16,6 +17,7 @@
 pub mod cgroup;
 pub mod error;
 pub mod external;
+pub mod files;
 pub mod image;
 pub mod log;
 pub mod net;

@@ -53,7 +53,6 @@ async fn serve(
     log: &Log,
 ) -> Result<()> {
     let mut signals = Signals::new()?;
-    let limit = config.shutdown_timeout;
     let engine = Engine::open(config, roots, spawner).await?;
     let server = Server::new(handlers::app(engine.clone()));
     for listener in listeners {
@@ -68,6 +67,7 @@ async fn serve(
     }
     tracing::info!("stopping; containers keep running");
     notify(&[NotifyState::Stopping]);
+    let limit = engine.config.load().shutdown_timeout;
     server.finish(limit, signals.stop_again()).await;
     engine.close().await;
     tracing::info!("stopped");

@@ -4,8 +4,13 @@
 mod archives;
 mod attach;
 mod basics;
+<<<<<<< HEAD
 mod build;
+=======
+mod commit;
+>>>>>>> 2478048 (Containers: commit, changes, export, copies in and out; logs of the host; reload)
 mod containers;
+mod copy;
 mod crash;
 mod docker_cli;
 mod document;
@@ -18,6 +23,7 @@ mod hello;
 mod hostile;
 mod images;
 mod isolation;
+mod log_drivers;
 mod logs;
 mod networks;
 mod oci;
@@ -26,6 +32,7 @@ mod quickstart;
 mod requests;
 mod runtimes;
 mod stats;
+mod system;
 mod top;
 mod volumes;
 mod websocket;

@@ -6,6 +6,7 @@
 //! [`unpack`] and [`pack`] are extractor and archiver by themselves, for plain directories.
 
 mod ahead;
+mod base;
 mod blobs;
 pub mod build;
 mod compose;
@@ -31,6 +32,7 @@ mod testing;
 mod trash;
 pub(crate) mod tree;
 mod unpack;
+mod upper;
 mod worker;
 pub(crate) mod xattr;
 
@@ -44,8 +46,10 @@ pub use load::{Loaded, Progress};
 pub use manifest::{Descriptor, Platform};
 pub use pack::{Options as PackOptions, pack, pack_one};
 pub use partial::Partial;
+pub(crate) use path::RelPath;
 pub(crate) use pins::{Lease, Resource};
 pub use reference::Reference;
 pub use save::Selected;
 pub use store::{Hold, Image, ImageLayer, ImageStore};
 pub use unpack::{Options as UnpackOptions, Outcome as UnpackOutcome, Whiteouts, unpack};
+pub use upper::UpperDir;

@@ -84,6 +84,15 @@ impl RelPath {
         Self([&self.0, name].join(&b'/'))
     }
 
+    /// The path `other` below this one.
+    #[must_use]
+    pub fn join_path(&self, other: &Self) -> Self {
+        match other.is_root() {
+            true => self.clone(),
+            false => self.join(&other.0),
+        }
+    }
+
     /// The components in order.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|b| *b == b'/').filter(|part| !part.is_empty())

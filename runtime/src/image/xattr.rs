@@ -26,9 +26,14 @@ pub fn is_overlay(name: &[u8]) -> bool {
 /// # Errors
 /// As listxattr(2), getxattr(2); a file system without attributes has none.
 pub fn read(fd: impl AsFd) -> Result<Vec<Xattr>, Errno> {
-    let path = tree::proc_path(fd.as_fd());
     // Most files have none, and asking for the length is cheaper than the largest buffer.
-    let mut names = match fs::listxattr_query(&path) {
+    let length = match fs::flistxattr_query(&fd) {
+        // Opened with O_PATH.
+        Err(Errno::BADF) => fs::listxattr_query(tree::proc_path(fd.as_fd())),
+        result => result,
+    };
+    let path = tree::proc_path(fd.as_fd());
+    let mut names = match length {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
         Ok(_) => vec![0; MAX],
         Err(e) => return Err(e),

@@ -9,6 +9,7 @@ mod escape;
 mod files;
 mod output;
 mod reader;
+mod remote;
 mod rotate;
 mod watch;
 mod writer;
@@ -16,6 +17,7 @@ mod writer;
 pub use entry::Entry;
 pub use output::Format;
 pub use reader::{Next, Progress, Query, Reader};
+pub use remote::{Address, Format as SyslogFormat, JOURNAL, Receiver, Remote, Syslog};
 pub use writer::{Dropped, JsonFile, Writer};
 
 /// Where output came from. With a terminal everything is standard output.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::BorrowedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Stream,
     escape::escape,
+    remote::{Remote, Sink},
     rotate::{self, Compressor},
 };
 use crate::{Result, error::Context};
@@ -42,6 +43,12 @@ pub struct JsonFile {
     /// Written into every line as `attrs`, if there are any.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attrs: BTreeMap<String, String>,
+    /// A log of the host that gets everything too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Remote>,
+    /// Whether only that one is written.
+    #[serde(default)]
+    pub remote_only: bool,
 }
 
 fn default_max_size() -> u64 {
@@ -61,6 +68,8 @@ impl JsonFile {
             max_file: default_max_file(),
             compress: false,
             attrs: BTreeMap::new(),
+            remote: None,
+            remote_only: false,
         }
     }
 }
@@ -91,14 +100,16 @@ pub struct Writer {
     batch_text: u64,
     dropped: Option<Dropped>,
     compressor: Option<Compressor>,
+    sink: Option<Sink>,
 }
 
 impl Writer {
     /// Opens the log, goes on behind what is there.
     ///
     /// # Errors
-    /// [`Kind::Internal`](crate::Kind::Internal) if the file cannot be opened.
+    /// [`Kind::Internal`](crate::Kind::Internal) if the file cannot be opened or the log of the host not be reached.
     pub fn open(config: JsonFile) -> Result<Self> {
+        let sink = config.remote.clone().map(Sink::open).transpose()?;
         let path = config.path.display();
         let (file, size) = open_end(&config.path).context(|| format!("cannot open the log {path}"))?;
         let attrs = match config.attrs.is_empty() {
@@ -119,6 +130,7 @@ impl Writer {
             batch_text: 0,
             dropped: None,
             compressor: None,
+            sink,
             config,
         })
     }
@@ -129,11 +141,11 @@ impl Writer {
         let mut rest = bytes;
         while let Some(at) = memchr(b'\n', rest) {
             let (line, after) = rest.split_at(at + 1);
-            self.line(stream, line, &tail);
+            self.line(stream, line, &tail, now);
             rest = after;
         }
         if !rest.is_empty() {
-            self.line(stream, rest, &tail);
+            self.line(stream, rest, &tail, now);
         }
         self.flush();
     }
@@ -144,17 +156,36 @@ impl Writer {
             let unfinished = std::mem::take(&mut self.unfinished[stream as usize]);
             if !unfinished.is_empty() {
                 let tail = self.tail(stream, now);
+                self.tell(stream, &unfinished, now);
                 self.entry(&unfinished, &tail);
             }
         }
         self.flush();
+        if let Some(sink) = &mut self.sink {
+            sink.finish();
+        }
         if let Some(compressor) = self.compressor.take() {
             compressor.wait();
         }
     }
 
+    /// What is to be watched for room, if a log of the host lags.
+    pub fn lags(&self) -> Option<BorrowedFd<'_>> {
+        self.sink.as_ref().and_then(Sink::lags)
+    }
+
+    /// Sends what a log of the host now takes.
+    pub fn send(&mut self) {
+        if let Some(sink) = &mut self.sink {
+            sink.send();
+        }
+    }
+
     /// What was lost since this was last asked.
     pub fn take_dropped(&mut self) -> Option<Dropped> {
+        if let Some((bytes, reason)) = self.sink.as_mut().and_then(Sink::take_lost) {
+            return Some(Dropped { bytes, reason });
+        }
         self.dropped.take()
     }
 
@@ -178,22 +209,25 @@ impl Writer {
     }
 
     /// Takes a whole line, or the beginning of one.
-    fn line(&mut self, stream: Stream, mut line: &[u8], tail: &[u8]) {
+    fn line(&mut self, stream: Stream, mut line: &[u8], tail: &[u8], now: Timestamp) {
         let mut held = std::mem::take(&mut self.unfinished[stream as usize]);
         let finished = line.last() == Some(&b'\n');
         while held.len() + line.len() - usize::from(finished) >= MAX_TEXT {
             let (part, rest) = line.split_at(MAX_TEXT - held.len());
             held.extend_from_slice(part);
             let cut = cut_between_characters(&held);
+            self.tell(stream, &held[..cut], now);
             self.entry(&held[..cut], tail);
             held.drain(..cut);
             line = rest;
         }
         if finished && held.is_empty() {
+            self.tell(stream, line, now);
             self.entry(line, tail);
         } else {
             held.extend_from_slice(line);
             if finished {
+                self.tell(stream, &held, now);
                 self.entry(&held, tail);
                 held.clear();
             }
@@ -201,8 +235,19 @@ impl Writer {
         self.unfinished[stream as usize] = held;
     }
 
+    /// Passes an entry on to the log of the host.
+    fn tell(&mut self, stream: Stream, text: &[u8], now: Timestamp) {
+        if let Some(sink) = &mut self.sink {
+            let whole = text.strip_suffix(b"\n");
+            sink.entry(stream, whole.unwrap_or(text), whole.is_none(), now);
+        }
+    }
+
     /// Appends one entry to the batch; writes and rotates as sizes demand.
     fn entry(&mut self, text: &[u8], tail: &[u8]) {
+        if self.config.remote_only {
+            return;
+        }
         let start = self.batch.len();
         self.batch.extend_from_slice(b"{\"log\":\"");
         escape(text, &mut self.batch);

@@ -25,7 +25,7 @@ use crate::{
 
 /// A file system being configured.
 #[derive(Debug)]
-pub(super) struct NewFilesystem {
+pub(crate) struct NewFilesystem {
     context: OwnedFd,
     kind: String,
 }
@@ -89,7 +89,7 @@ pub(super) fn new_mount(kind: &str, source: Option<&Path>, options: &Options) ->
 }
 
 /// A copy of the mount at `source`, by its path on the host, with its attributes and propagation.
-pub(super) fn clone_tree(source: &Path, recursive: bool) -> Result<OwnedFd> {
+pub(crate) fn clone_tree(source: &Path, recursive: bool) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -187,7 +187,7 @@ fn change(set: Attr, clear: Attr) -> Change {
 
 /// A further mount of what `mount`, which is attached in the caller's namespace, shows at `path` below it (`""`: the
 /// same). No component of `path` may be a link.
-pub(super) fn copy(mount: impl AsFd, path: &str) -> io::Result<OwnedFd> {
+pub(crate) fn copy(mount: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
@@ -196,7 +196,7 @@ pub(super) fn copy(mount: impl AsFd, path: &str) -> io::Result<OwnedFd> {
 }
 
 /// The same with everything mounted below.
-pub(super) fn copy_tree(mount: impl AsFd) -> io::Result<OwnedFd> {
+pub(crate) fn copy_tree(mount: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
@@ -205,7 +205,7 @@ pub(super) fn copy_tree(mount: impl AsFd) -> io::Result<OwnedFd> {
 }
 
 /// Attaches `mount` on top of exactly what `target` refers to.
-pub(super) fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+pub(crate) fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", target, "", flags)?)
 }

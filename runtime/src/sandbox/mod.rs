@@ -14,7 +14,7 @@ mod devices;
 mod exec;
 mod executable;
 mod failure;
-mod filesystem;
+pub(crate) mod filesystem;
 mod hooks;
 mod identity;
 mod init;
@@ -26,11 +26,11 @@ mod proc;
 mod process;
 mod program;
 mod propagation;
-mod root;
-mod rootfs;
+pub(crate) mod root;
+pub(crate) mod rootfs;
 mod seccomp;
 mod standalone;
-mod user;
+pub(crate) mod user;
 mod view;
 
 use std::{

@@ -22,14 +22,14 @@ const ATTEMPTS_MAX: usize = 128;
 
 /// What a missing last component is made as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Make {
+pub(crate) enum Make {
     Directory,
     File,
 }
 
 /// A directory that paths cannot lead out of.
 #[derive(Debug)]
-pub(super) struct Root(OwnedFd);
+pub(crate) struct Root(OwnedFd);
 
 impl From<OwnedFd> for Root {
     fn from(directory: OwnedFd) -> Self {
@@ -131,7 +131,7 @@ impl Root {
 }
 
 /// Opens `path` as if `directory` were the root.
-pub(super) fn open_in(
+pub(crate) fn open_in(
     directory: impl AsFd,
     path: &Path,
     flags: OFlags,
@@ -178,18 +178,18 @@ fn make_at(directory: BorrowedFd<'_>, name: &OsStr, kind: Make) -> io::Result<()
 }
 
 /// Whether `file` is the character device `major`:`minor`.
-pub(super) fn is_character_device(file: &File, major: u32, minor: u32) -> io::Result<bool> {
+pub(crate) fn is_character_device(file: &File, major: u32, minor: u32) -> io::Result<bool> {
     let data = file.metadata()?;
     Ok(data.file_type().is_char_device() && data.rdev() == rustix::fs::makedev(major, minor))
 }
 
 /// Whether `file` lies on a file system of the kind `magic` (statfs(2)).
-pub(super) fn is_on(file: impl AsFd, magic: u64) -> io::Result<bool> {
+pub(crate) fn is_on(file: impl AsFd, magic: u64) -> io::Result<bool> {
     Ok(rustix::fs::fstatfs(file)?.f_type as u64 == magic)
 }
 
 /// Number of the mount that `file` was reached through.
-pub(super) fn mount_id(file: impl AsFd) -> io::Result<u64> {
+pub(crate) fn mount_id(file: impl AsFd) -> io::Result<u64> {
     use rustix::fs::{AtFlags, StatxFlags};
     let data = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
     Ok(data.stx_mnt_id)

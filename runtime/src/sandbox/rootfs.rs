@@ -25,7 +25,7 @@ use crate::{
 /// An overlay for kernels before 6.7, whose fsconfig(2) cannot take it: it is mounted the old way on its own upper (or
 /// lowest) directory, in the sandbox's mount namespace.
 #[derive(Debug)]
-pub(super) struct OldOverlay {
+pub(crate) struct OldOverlay {
     target: PathBuf,
     data: String,
 }
@@ -38,11 +38,16 @@ impl OldOverlay {
         }
         overlay_of(spec).map(old_overlay).transpose()
     }
+
+    /// Mounts it, in the mount namespace of the caller. Gives a descriptor of its root (`O_PATH`).
+    pub fn mount(&self) -> Result<OwnedFd> {
+        old_overlay_mount(&self.target, &self.data)
+    }
 }
 
 /// Makes the root of `spec`, attached nowhere: the overlay that its first mount describes if that has destination `/`,
 /// else a copy of the directory `root.path`.
-pub(super) fn prepare(spec: &Spec) -> Result<OwnedFd> {
+pub(crate) fn prepare(spec: &Spec) -> Result<OwnedFd> {
     if let Some(overlay) = overlay_of(spec) {
         return overlay_root(overlay);
     }
@@ -87,7 +92,7 @@ pub(super) fn mount_at(spec: &Spec, target: &Path) -> Result<bool> {
 }
 
 /// The mount that describes the root, if one does.
-pub(super) fn overlay_of(spec: &Spec) -> Option<&Mount> {
+pub(crate) fn overlay_of(spec: &Spec) -> Option<&Mount> {
     let first = spec.mounts().as_ref()?.first()?;
     let is_root = first.destination() == Path::new("/") && first.typ().as_deref() == Some("overlay");
     is_root.then_some(first)
@@ -168,7 +173,7 @@ pub(super) fn enter(detached: Option<OwnedFd>, old: Option<&OldOverlay>, pivot: 
                 .context(|| "cannot attach the root")?;
             mount
         }
-        (None, Some(old)) => old_overlay_mount(&old.target, &old.data)?,
+        (None, Some(old)) => old.mount()?,
         (None, None) => return Err(Error::internal("there is no root")),
     };
     let root = reopen(&root).context(|| "cannot open the root")?;
@@ -200,7 +205,7 @@ fn old_overlay_mount(target: &Path, data: &str) -> Result<OwnedFd> {
 }
 
 /// The last changes to the root mount itself, after which nothing can be made in it any more.
-pub(super) fn seal(root: &Root, spec: &Spec) -> Result<()> {
+pub(crate) fn seal(root: &Root, spec: &Spec) -> Result<()> {
     let readonly = spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false);
     let overlay = overlay_of(spec).map(Options::of).transpose()?;
     let propagation = spec

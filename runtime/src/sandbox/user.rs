@@ -55,7 +55,7 @@ struct GroupEntry<'a> {
 
 /// The two files of a root; one that does not exist is empty.
 #[derive(Debug, Default)]
-pub(super) struct Accounts {
+pub(crate) struct Accounts {
     passwd: Vec<u8>,
     group: Vec<u8>,
 }

@@ -21,7 +21,11 @@ use super::{
     protocol::{Event, Hello, Request, RequestLine, StreamReply, encode_line},
     session::Session,
 };
-use crate::{Error, Kind, Result, error::Context, log::Stream};
+use crate::{
+    Error, Kind, Result,
+    error::Context,
+    log::{Stream, Writer},
+};
 
 /// Most connections at a time. Beyond that new ones wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 512;
@@ -52,6 +56,7 @@ enum Source {
     Output(Which, Stream),
     Input(Which),
     Client(Which, usize),
+    Log,
 }
 
 /// The poll set, and what each descriptor in it stands for.
@@ -167,6 +172,9 @@ impl Supervisor {
             flags.set(PollFlags::OUT, peer.lags());
             watched.add(Source::Peer(index), peer.socket.as_fd(), flags);
         }
+        if let Some(fd) = self.main.log.as_ref().and_then(Writer::lags) {
+            watched.add(Source::Log, fd, PollFlags::OUT);
+        }
         watch_session(None, &self.main, watched);
         for (index, exec) in self.execs.iter().enumerate() {
             watch_session(Some(index), &exec.session, watched);
@@ -191,6 +199,11 @@ impl Supervisor {
 
     fn handle(&mut self, source: Source, flags: PollFlags, timers: &mut Timers) {
         match source {
+            Source::Log => {
+                if let Some(log) = &mut self.main.log {
+                    log.send();
+                }
+            }
             Source::Listener => {
                 if let Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) = self.accept() {
                     timers.accept_again = Some(Instant::now() + NO_DESCRIPTORS);

@@ -127,18 +127,26 @@ impl Engine {
         }
     }
 
-    /// Puts what may change while the engine runs into force: labels and how much is logged. Everything else of
-    /// `new` is left alone until the next start.
+    /// Puts what may change while the engine runs into force: labels, how much is logged, how registries are spoken to
+    /// and how long an end may take. Everything else of `new` is left alone until the next start.
     pub fn reload(&self, new: &Config) {
         let mut config = Config::clone(&self.config.load());
         config.labels.clone_from(&new.labels);
         config.log_level = new.log_level;
-        let labels = serde_json::to_string(&config.labels).unwrap_or_default();
-        let attributes = Attributes::from([
-            ("debug".to_owned(), config.debug().to_string()),
-            ("labels".to_owned(), labels),
-            ("name".to_owned(), self.host.name()),
-        ]);
+        config.registries.clone_from(&new.registries);
+        config.shutdown_timeout = new.shutdown_timeout;
+        let list = |texts: &[String]| serde_json::to_string(texts).unwrap_or_default();
+        let attributes = [
+            ("debug", config.debug().to_string()),
+            ("default-runtime", "runc".to_owned()),
+            ("insecure-registries", list(&config.registries.insecure)),
+            ("labels", list(&config.labels)),
+            ("live-restore", "true".to_owned()),
+            ("name", self.host.name()),
+            ("registry-mirrors", list(&config.registries.mirrors)),
+            ("shutdown-timeout", config.shutdown_timeout.as_secs().to_string()),
+        ];
+        let attributes: Attributes = attributes.map(|(key, value)| (key.to_owned(), value)).into();
         self.config.store(Arc::new(config));
         self.events
             .publish(EventMessageType::Daemon, "reload", &self.id, attributes);

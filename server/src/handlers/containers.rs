@@ -1,19 +1,21 @@
 //! Containers.
 
 use berth_api::{
-    ApiVersion, ByteStream, ContainerApi, ContainerAttachQuery, ContainerAttachWebsocketQuery,
+    ApiVersion, ByteStream, ContainerApi, ContainerArchiveInfoQuery, ContainerArchiveInfoReply,
+    ContainerArchiveQuery, ContainerArchiveReply, ContainerAttachQuery, ContainerAttachWebsocketQuery,
     ContainerCreateQuery, ContainerDeleteQuery, ContainerInspectQuery, ContainerKillQuery,
     ContainerListQuery, ContainerLogsQuery, ContainerPruneQuery, ContainerRenameQuery, ContainerResizeQuery,
     ContainerRestartQuery, ContainerStartQuery, ContainerStatsQuery, ContainerStopQuery, ContainerTopQuery,
-    ContainerWaitQuery, Ctx, JsonStream, Takeover, later,
+    ContainerWaitQuery, Ctx, JsonStream, PutContainerArchiveQuery, RawBody, Takeover,
     models::{
         ContainerCreateRequest, ContainerCreateResponse, ContainerInspectResponse, ContainerPruneResponse,
         ContainerStatsResponse, ContainerSummary, ContainerTopResponse, ContainerUpdateRequest,
-        ContainerUpdateResponse, ContainerWaitResponse,
+        ContainerUpdateResponse, ContainerWaitResponse, FilesystemChange,
     },
 };
 use berth_runtime::{Kind, supervisor::Streams};
 
+use super::archive;
 use crate::{
     engine::{
         Engine,
@@ -238,11 +240,43 @@ impl ContainerApi for Engine {
         Ok(self.containers.prune(&query.filters).await?)
     }
 
-    later!(
-        container_changes,
-        container_export,
-        container_archive_info,
-        container_archive,
-        put_container_archive
-    );
+    async fn container_changes(&self, _: Ctx, id: String) -> Reply<Option<Vec<FilesystemChange>>> {
+        let container = self.containers.find(&id)?;
+        Ok(self.containers.changes(&container).await?)
+    }
+
+    async fn container_export(&self, _: Ctx, id: String) -> Reply<ByteStream> {
+        archive::export(self, &id)
+    }
+
+    async fn container_archive_info(
+        &self,
+        _: Ctx,
+        id: String,
+        query: ContainerArchiveInfoQuery,
+    ) -> Reply<ContainerArchiveInfoReply> {
+        Ok(ContainerArchiveInfoReply {
+            x_docker_container_path_stat: archive::info(self, &id, &query.path).await?,
+            body: (),
+        })
+    }
+
+    async fn container_archive(
+        &self,
+        _: Ctx,
+        id: String,
+        query: ContainerArchiveQuery,
+    ) -> Reply<ContainerArchiveReply> {
+        archive::get(self, &id, &query.path).await
+    }
+
+    async fn put_container_archive(
+        &self,
+        _: Ctx,
+        id: String,
+        query: PutContainerArchiveQuery,
+        body: RawBody,
+    ) -> Reply<()> {
+        archive::put(self, &id, query, body).await
+    }
 }

@@ -1,29 +1,27 @@
 //! Images: what is listed, named, removed, and carried in and out.
 
-use std::io::{self, BufWriter, Write};
-
 use berth_api::{
-    BuildPruneQuery, ByteStream, Ctx, ImageApi, ImageBuildHeaders, ImageBuildQuery, ImageCreateHeaders,
-    ImageCreateQuery, ImageDeleteQuery, ImageGetAllQuery, ImageListQuery, ImageLoadQuery, ImagePruneQuery,
-    ImagePushHeaders, ImagePushQuery, ImageSearchHeaders, ImageSearchQuery, ImageTagQuery, JsonStream,
-    RawBody, later,
+    BuildPruneQuery, ByteStream, Ctx, ImageApi, ImageBuildHeaders, ImageBuildQuery, ImageCommitQuery,
+    ImageCreateHeaders, ImageCreateQuery, ImageDeleteQuery, ImageGetAllQuery, ImageListQuery, ImageLoadQuery,
+    ImagePruneQuery, ImagePushHeaders, ImagePushQuery, ImageSearchHeaders, ImageSearchQuery, ImageTagQuery,
+    JsonStream, RawBody,
     models::{
-        BuildInfo, BuildPruneResponse, CreateImageInfo, EventMessageType, ImageDeleteResponseItem,
-        ImageHistoryResponseItem, ImageInspect, ImageLoadInfo, ImagePruneResponse, ImageSearchResponseItem,
-        ImageSummary, PushImageInfo,
+        BuildInfo, BuildPruneResponse, ContainerConfig, CreateImageInfo, EventMessageType, IdResponse,
+        ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageLoadInfo, ImagePruneResponse,
+        ImageSearchResponseItem, ImageSummary, PushImageInfo,
     },
 };
 use berth_runtime::{Error, Kind};
-use bytes::Bytes;
 use futures_util::stream::poll_fn;
 use tokio::sync::mpsc::Sender;
 use tokio_util::io::SyncIoBridge;
 
-use super::registry;
+use super::{chunks::Chunks, registry};
 use crate::{
     engine::{
         Engine,
         build::{self, options::Options},
+        containers::CommitRequest,
         events::Attributes,
         images::{Import, ListRequest, User},
     },
@@ -32,8 +30,6 @@ use crate::{
 
 /// Records of a transfer that wait for a slow client.
 const WAITING: usize = 64;
-/// Bytes of an archive that are sent at once.
-const CHUNK: usize = 128 * 1024;
 
 impl ImageApi for Engine {
     async fn image_list(&self, ctx: Ctx, query: ImageListQuery) -> Reply<Vec<ImageSummary>> {
@@ -197,39 +193,34 @@ impl ImageApi for Engine {
         registry::search(self, query, &headers.x_registry_auth).await
     }
 
-    later!(image_commit);
+    async fn image_commit(
+        &self,
+        _: Ctx,
+        query: ImageCommitQuery,
+        body: ContainerConfig,
+    ) -> Reply<IdResponse> {
+        let container = self.containers.find(&query.container)?;
+        let request = CommitRequest {
+            repository: query.repo,
+            tag: query.tag,
+            author: query.author,
+            comment: query.comment,
+            pause: query.pause,
+            changes: query.changes,
+            config: body,
+        };
+        let id = self.containers.commit(&self.images, &container, request).await?;
+        Ok(IdResponse { id })
+    }
 }
 
 /// An archive of images, made while it is sent.
 fn save(engine: &Engine, names: &[String]) -> Reply<ByteStream> {
     let selected = engine.images.select(names)?;
     let images = engine.images.clone();
-    let (sender, mut chunks) = tokio::sync::mpsc::channel(WAITING);
-    tokio::task::spawn_blocking(move || {
-        let mut out = BufWriter::with_capacity(CHUNK, Chunks(sender.clone()));
-        let result = images.save(&selected, &mut out).and_then(|()| Ok(out.flush()?));
-        if let Err(error) = result {
-            // Breaks the reply off, so that nobody takes it for complete.
-            let _client_left = sender.blocking_send(Err(io::Error::other(error)));
-        }
-    });
-    Ok(ByteStream::new(poll_fn(move |cx| chunks.poll_recv(cx))))
-}
-
-/// Bytes on their way to a client.
-struct Chunks(Sender<io::Result<Bytes>>);
-
-impl Write for Chunks {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))) {
-            Ok(()) => Ok(bytes.len()),
-            Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    let (chunks, body) = Chunks::channel();
+    tokio::task::spawn_blocking(move || chunks.fill(|out| images.save(&selected, out)));
+    Ok(body)
 }
 
 /// The last record of a transfer that failed says why. There is nobody to tell if the client has left.

@@ -1,5 +1,7 @@
 //! The operations of the API, one file a tag: check, call the engine, map the result.
 
+mod archive;
+mod chunks;
 mod containers;
 mod distribution;
 mod docs;

@@ -156,6 +156,8 @@ impl<W: Write> Packer<'_, W> {
     /// What is in the directory `path`, in reverse order; nothing if it vanished.
     fn children(&self, path: &RelPath) -> Result<Vec<RelPath>> {
         let names = match tree::open_beneath(self.root, path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            // What the kernel shows of itself is nobody's files: it comes as an empty directory.
+            Ok(dir) if is_of_kernel(dir.as_fd()) => Vec::new(),
             Ok(dir) => tree::list(dir.as_fd()).map_err(|e| failed(path, e))?,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Vec::new(),
             Err(e) => return Err(failed(path, e)),
@@ -228,7 +230,12 @@ impl<W: Write> Packer<'_, W> {
             _ => return Ok(()),
         };
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = fs::openat(parent, tree::os(name), flags, Mode::empty()).map_err(|e| failed(path, e))?;
+        let fd = match fs::openat(parent, tree::os(name), flags, Mode::empty()) {
+            Ok(fd) => fd,
+            // It vanished, or a link took its place.
+            Err(Errno::NOENT | Errno::LOOP) => return Ok(()),
+            Err(e) => return Err(failed(path, e)),
+        };
         // What was opened counts, should somebody have replaced it in between.
         let now = fs::fstat(&fd).map_err(|e| failed(path, e))?;
         if tree::file_type(&now) != tree::file_type(stat) {
@@ -330,6 +337,12 @@ fn wanted(fd: BorrowedFd<'_>, path: &RelPath) -> Result<Vec<Xattr>> {
     let mut all = xattr::read(fd).map_err(|e| failed(path, e))?;
     all.retain(|x| !HOST_XATTRS.contains(&x.name.as_slice()));
     Ok(all)
+}
+
+/// Whether `dir` is of proc, sysfs or a control group file system (statfs(2)).
+fn is_of_kernel(dir: BorrowedFd<'_>) -> bool {
+    const MAGIC: [i64; 4] = [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
+    fs::fstatfs(dir).is_ok_and(|stat| MAGIC.contains(&i64::from(stat.f_type)))
 }
 
 fn failed(path: &RelPath, errno: Errno) -> Error {

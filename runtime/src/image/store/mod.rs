@@ -8,7 +8,7 @@
 //! | `layers/` | unpacked layers, see [`super::layers`] |
 //! | `images/<hex>.json` | one image each: its ID is the digest of its target, an index or a manifest |
 //! | `names/<hex>.json` | one name each; the file is called by the digest of the name |
-//! | `empty/` | the lower directory of images without layers |
+//! | `base/` | what is below every image, see [`super::base`] |
 //! | `work/` | what builds have under construction |
 //! | `trash/` | what is being removed, see [`super::trash`] |
 //!
@@ -39,6 +39,7 @@ use jiff::Timestamp;
 pub use self::image::{Image, ImageLayer};
 use self::record::Records;
 use super::{
+    base,
     blobs::BlobStore,
     compose::{self, LayerFrom, WriteLayer},
     compress,
@@ -67,7 +68,7 @@ pub struct ImageStore {
     partials: Partials,
     layers: LayerStore,
     records: Records,
-    empty: PathBuf,
+    base: PathBuf,
     /// Directories under construction.
     work: PathBuf,
     pins: Arc<Pins>,
@@ -92,8 +93,8 @@ impl ImageStore {
     /// If the file system fails. A damaged image is left out, not an error.
     pub fn open(root: &Path, limits: Limits) -> Result<Self> {
         disk::make_dir(root)?;
-        let (empty, work) = (root.join("empty"), root.join("work"));
-        disk::make_dir(&empty)?;
+        let base = base::open(root)?;
+        let work = root.join("work");
         disk::make_dir(&work)?;
         let trash = Arc::new(Trash::open(root)?);
         disk::unmount_below(&work)?;
@@ -110,7 +111,7 @@ impl ImageStore {
             partials,
             layers,
             records,
-            empty,
+            base,
             work,
             pins: Arc::default(),
             trash,
@@ -260,9 +261,7 @@ impl ImageStore {
                 break;
             }
         }
-        if dirs.is_empty() {
-            dirs.push(self.empty.clone());
-        }
+        dirs.push(self.base.clone());
         dirs
     }
 

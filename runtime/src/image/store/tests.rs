@@ -68,7 +68,6 @@ impl Ground {
             "layers",
             "images",
             "names",
-            "empty",
             "trash",
         ] {
             for entry in std::fs::read_dir(self.dir.path().join(dir)).unwrap() {

@@ -106,7 +106,10 @@ impl Extractor<'_> {
     }
 
     pub(super) fn hard_link(&mut self, entry: &Entry, place: &Place<'_>) -> Result<()> {
-        let target = RelPath::clean(&entry.link)?;
+        let mut target = RelPath::clean(&entry.link)?;
+        if let Some(dir) = &self.options.below {
+            target = dir.join_path(&target);
+        }
         let Some((dir, target_name)) = target.split() else {
             return Err(Error::invalid(format!(
                 "invalid hard link in archive: {:?} links to the root",

@@ -62,6 +62,9 @@ pub struct Options {
     pub keep_kinds: bool,
     /// Refuse devices.
     pub no_devices: bool,
+    /// The directory below the root that takes everything. It is left as it is, whatever the archive says of it. Symbolic
+    /// links in it lead as seen from the root.
+    pub(crate) below: Option<RelPath>,
     /// Upper bounds.
     pub limits: Limits,
 }
@@ -103,7 +106,19 @@ pub fn unpack(input: impl BufRead, root: BorrowedFd<'_>, options: &Options) -> R
         outcome: Outcome::default(),
     };
     let mut reader = TarReader::new(input, &options.limits, options.limits.layer_entries);
-    while let Some(entry) = reader.next()? {
+    while let Some(mut entry) = reader.next()? {
+        if let Some(dir) = &options.below {
+            match (entry.path.is_root(), entry.kind) {
+                (true, Kind::Directory) => continue,
+                (true, _) => {
+                    return Err(Error::invalid(
+                        "invalid path in archive: the root is not a directory",
+                    ));
+                }
+                (false, _) => {}
+            }
+            entry.path = dir.join_path(&entry.path);
+        }
         extractor.take(&entry, &mut reader)?;
     }
     reader.finish()?;
@@ -338,6 +353,7 @@ fn refused(path: &RelPath, errno: Errno) -> Error {
         | Errno::MLINK
         | Errno::TOOBIG
         | Errno::RANGE => crate::Kind::Invalid,
+        Errno::ROFS => crate::Kind::Forbidden,
         _ => crate::Kind::Internal,
     };
     Error::new(kind, message).caused_by(errno)

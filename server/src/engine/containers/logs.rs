@@ -84,7 +84,9 @@ impl Containers {
         mut query: Query,
         format: Format,
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
-        if container.identity.log.driver == LogDriver::None {
+        let log = &container.identity.log;
+        let not_kept = log.remote.as_ref().is_some_and(|remote| remote.cache_disabled);
+        if log.driver == LogDriver::None || not_kept {
             let message = "configured logging driver does not support reading";
             return Err(Error::new(Kind::NotImplemented, message));
         }

@@ -11,15 +11,17 @@
 //! | [`health`] | whether a container is well |
 //! | [`exec`] | further processes in a container |
 //! | [`stats`] | what a container uses |
-//! | `logs`, `attach`, `pause`, `rename`, `update`, `top` | what else can be done |
+//! | `files`, `commit`, `logs`, `attach`, `pause`, `rename`, `update`, `top` | what else can be done |
 //!
 //! Readers never wait: they take a container's [`model::Details`] as they are. Operations of several steps hold the
 //! container's own lock; signals and the end of a process do not.
 
 mod attach;
+mod commit;
 mod create;
 pub mod detach;
 mod exec;
+mod files;
 pub mod filter;
 mod health;
 mod image;
@@ -78,8 +80,8 @@ use super::{
 };
 
 pub use self::{
-    attach::AttachRequest, exec::ExecStart, list::ListRequest, logs::LogRequest, remove::Removal, size::Size,
-    stats::Watch, websocket::Messages,
+    attach::AttachRequest, commit::CommitRequest, exec::ExecStart, files::ArchiveIn, list::ListRequest,
+    logs::LogRequest, remove::Removal, size::Size, stats::Watch, websocket::Messages,
 };
 
 /// The engine's containers. Clones are cheap and are the same containers.

@@ -288,6 +288,7 @@ pub fn test_identity(id: &str, config: ContainerConfig) -> Identity {
             max_file: 1,
             compress: false,
             attributes: LogAttributes::default(),
+            remote: None,
         },
         security: SecurityOptions::default(),
     }

@@ -121,7 +121,7 @@ impl Containers {
         let settings = &container.identity.log;
         let log = match settings.driver {
             LogDriver::None => LogConfig::None,
-            LogDriver::JsonFile | LogDriver::Local => {
+            LogDriver::JsonFile | LogDriver::Local | LogDriver::Syslog | LogDriver::Journald => {
                 let facts = TagFacts {
                     id: container.id(),
                     name: &details.name,
@@ -133,6 +133,15 @@ impl Containers {
                     max_file: settings.max_file,
                     compress: settings.compress,
                     attrs: settings.attributes.of(container.config(), &facts)?,
+                    remote: settings
+                        .remote
+                        .as_ref()
+                        .map(|remote| remote.of(&settings.attributes, container.config(), &facts))
+                        .transpose()?,
+                    remote_only: settings
+                        .remote
+                        .as_ref()
+                        .is_some_and(|remote| remote.cache_disabled),
                     ..JsonFile::new(self.store.log(container.id()))
                 })
             }

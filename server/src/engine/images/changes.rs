@@ -17,13 +17,20 @@ use super::words::{self, Variables};
 /// # Errors
 /// Invalid for another instruction or malformed arguments; the message names the instruction.
 pub fn apply(config: &mut RunConfig, changes: &[String]) -> Result<()> {
+    let mut has_command = false;
     for line in changes.iter().flat_map(|change| change.lines()) {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let (name, arguments) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        instruction(config, &name.to_ascii_uppercase(), arguments.trim())?;
+        let name = name.to_ascii_uppercase();
+        instruction(config, &name, arguments.trim())?;
+        // Another entrypoint makes nothing of a command that was meant for the old one.
+        if name == "ENTRYPOINT" && !has_command {
+            config.cmd = None;
+        }
+        has_command |= name == "CMD";
     }
     Ok(())
 }
@@ -267,6 +274,24 @@ mod tests {
         let config = changed(&[r#"CMD ["a", "b c"]"#, "entrypoint exec $X"]);
         assert_eq!(words(&config.cmd), ["a", "b c"]);
         assert_eq!(words(&config.entrypoint), ["/bin/sh", "-c", "exec $X"]);
+    }
+
+    #[test]
+    fn an_entrypoint_drops_the_command_before_it() {
+        let mut config = RunConfig {
+            cmd: Some(vec!["old".to_owned()]),
+            ..RunConfig::default()
+        };
+        apply(&mut config, &["ENTRYPOINT [\"e\"]".to_owned()]).unwrap();
+        assert_eq!(
+            (words(&config.entrypoint), words(&config.cmd)),
+            (vec!["e"], vec![])
+        );
+        let config = changed(&["CMD [\"c\"]", "ENTRYPOINT [\"e\"]"]);
+        assert_eq!(
+            (words(&config.entrypoint), words(&config.cmd)),
+            (vec!["e"], vec!["c"])
+        );
     }
 
     #[test]

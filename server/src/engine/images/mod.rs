@@ -7,12 +7,14 @@
 //! | `removal` | what a removal takes away, and when it is refused |
 //! | `transfer` | archives in and out, with progress |
 //! | `registry` | images from and to registries |
+//! | [`commit`] | images made of what was changed in a container |
 //! | [`changes`], `words` | Dockerfile instructions applied to a configuration |
 //!
 //! The content is kept by [`berth_runtime::image::ImageStore`], whose look-ups never wait; everything here that touches
 //! the disk blocks, and handlers call it where it may.
 
 pub mod changes;
+pub mod commit;
 mod registry;
 mod removal;
 mod selection;

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use crate::engine::time;
 
 /// What the API calls the way layers are kept and stacked.
-pub const STORAGE_DRIVER: &str = "overlayfs";
+pub const STORAGE_DRIVER: &str = "overlay2";
 
 /// An image as the store has it, in the form all answers are made from.
 pub(super) struct Shown<'a> {

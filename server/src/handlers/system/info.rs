@@ -14,7 +14,7 @@ use nix::sys::statfs::{
 use super::version::VERSION;
 use crate::{
     config::{Config, OWN_RUNTIMES, Registries, host::Host},
-    engine::{Engine, host, time},
+    engine::{Engine, host, images, time},
 };
 
 /// The registry of image names without one.
@@ -40,7 +40,7 @@ pub fn info(engine: &Engine) -> SystemInfo {
         containers_paused: counts.paused,
         containers_stopped: counts.stopped,
         images: i64::try_from(engine.images.count()).unwrap_or(i64::MAX),
-        driver: "overlayfs".into(),
+        driver: images::STORAGE_DRIVER.into(),
         driver_status: driver_status(engine.roots.data()),
         plugins: plugins(engine.volumes.drivers()),
         memory_limit: cgroups.memory,
@@ -116,6 +116,9 @@ fn driver_status(data_root: &Path) -> Vec<Vec<String>> {
     vec![
         pair("Backing Filesystem", backing),
         pair("Supports d_type", "true"),
+        pair("Using metacopy", "false"),
+        pair("Native Overlay Diff", "true"),
+        pair("userxattr", "false"),
     ]
 }
 
@@ -124,9 +127,20 @@ fn plugins(volume: Vec<String>) -> PluginsInfo {
     PluginsInfo {
         volume,
         network: list(&["bridge", "host", "null"]),
-        log: list(&["json-file", "none"]),
+        log: log_drivers(),
         authorization: None,
     }
+}
+
+/// Drivers that record output; the journal's only where the host has one.
+fn log_drivers() -> Vec<String> {
+    let journal = Path::new(berth_runtime::log::JOURNAL)
+        .exists()
+        .then_some("journald");
+    let drivers = journal
+        .into_iter()
+        .chain(["json-file", "local", "none", "syslog"]);
+    drivers.map(str::to_owned).collect()
 }
 
 /// The engine's own runtime, which is part of this program, and those of the configuration.

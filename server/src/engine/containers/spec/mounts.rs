@@ -58,6 +58,9 @@ fn overlay(input: &Input<'_>) -> Result<Option<Mount>> {
         format!("lowerdir={lowers}"),
         format!("upperdir={}", text(root.upper)?),
         format!("workdir={}", text(root.work)?),
+        // Every change is whole in the upper directory, whatever the kernel's defaults: layers are made from it.
+        "redirect_dir=off".to_owned(),
+        "metacopy=off".to_owned(),
     ];
     Ok(Some(mount(
         "/",

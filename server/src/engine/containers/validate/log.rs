@@ -1,5 +1,7 @@
 //! Log settings: the options of `LogConfig`.
 
+pub mod remote;
+
 use std::collections::BTreeMap;
 
 use berth_api::models::{ContainerConfig, HostConfigLogConfig};
@@ -21,6 +23,18 @@ const OPTIONS: [&str; 10] = [
     "max-buffer-size",
 ];
 
+/// Further options of drivers that send output to a log of the host.
+const REMOTE_OPTIONS: [&str; 4] = [
+    "cache-disabled",
+    "cache-max-size",
+    "cache-max-file",
+    "cache-compress",
+];
+/// Further options of the driver `syslog`.
+const SYSLOG_OPTIONS: [&str; 3] = ["syslog-address", "syslog-facility", "syslog-format"];
+/// Bytes that may wait for a log of the host, unless `max-buffer-size` says so.
+const DEFAULT_BUFFER: u64 = 1 << 20;
+
 /// Largest file of a log whose options give none, in bytes.
 const DEFAULT_SIZE: u64 = 20 << 20;
 /// Number of files of a log whose options give neither size nor number.
@@ -39,6 +53,9 @@ pub struct LogSettings {
     pub compress: bool,
     /// What is written into every line as `attrs`.
     pub attributes: LogAttributes,
+    /// Where the drivers `syslog` and `journald` send it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<remote::RemoteSettings>,
 }
 
 /// The known drivers.
@@ -51,6 +68,10 @@ pub enum LogDriver {
     Local,
     /// Nowhere.
     None,
+    /// A syslog daemon, and files of the engine's own.
+    Syslog,
+    /// The host's journal, and files of the engine's own.
+    Journald,
 }
 
 /// Which attributes of a container are written into every line.
@@ -97,6 +118,8 @@ impl LogSettings {
             "json-file" => LogDriver::JsonFile,
             "local" => LogDriver::Local,
             "none" => LogDriver::None,
+            "syslog" => LogDriver::Syslog,
+            "journald" => LogDriver::Journald,
             other => {
                 return Err(Error::invalid(format!(
                     "logger: no log driver named '{other}' is registered"
@@ -107,13 +130,16 @@ impl LogSettings {
         if driver == LogDriver::None {
             return Ok(Self::nowhere());
         }
-        if let Some(unknown) = options.keys().find(|name| !OPTIONS.contains(&name.as_str())) {
+        if let Some(unknown) = options.keys().find(|name| !driver.knows(name)) {
             return Err(Error::invalid(format!(
                 "unknown log opt '{unknown}' for {} log driver",
                 config.r#type
             )));
         }
         check_mode(options)?;
+        if matches!(driver, LogDriver::Syslog | LogDriver::Journald) {
+            return remote::read(driver, options);
+        }
         let (max_size, max_file) = bounds(options)?;
         let compress = match options.get("compress") {
             None => driver == LogDriver::Local,
@@ -130,6 +156,7 @@ impl LogSettings {
             max_file,
             compress,
             attributes: LogAttributes::read(options)?,
+            remote: None,
         })
     }
 
@@ -140,6 +167,21 @@ impl LogSettings {
             max_file: 1,
             compress: false,
             attributes: LogAttributes::default(),
+            remote: None,
+        }
+    }
+}
+
+impl LogDriver {
+    /// Whether it has an option of that name.
+    fn knows(self, name: &str) -> bool {
+        let of_file = ["max-size", "max-file", "compress"].contains(&name);
+        let common = OPTIONS.contains(&name) && !of_file;
+        match self {
+            Self::JsonFile | Self::Local => common || of_file,
+            Self::None => true,
+            Self::Syslog => common || REMOTE_OPTIONS.contains(&name) || SYSLOG_OPTIONS.contains(&name),
+            Self::Journald => common || REMOTE_OPTIONS.contains(&name),
         }
     }
 }
@@ -217,7 +259,7 @@ fn size(text: &str) -> Option<u64> {
 }
 
 impl LogAttributes {
-    fn read(options: &BTreeMap<String, String>) -> Result<Self> {
+    pub(super) fn read(options: &BTreeMap<String, String>) -> Result<Self> {
         let text = |name: &str| options.get(name).cloned().unwrap_or_default();
         let list = |name: &str| {
             let text = text(name);

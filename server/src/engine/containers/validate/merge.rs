@@ -8,6 +8,16 @@ use berth_runtime::{Error, Result};
 /// # Errors
 /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) if there is neither an entrypoint nor a command then.
 pub fn image(config: &mut ContainerConfig, image: &ImageConfig) -> Result<()> {
+    all(config, image);
+    let empty = |list: &Option<Vec<String>>| list.as_ref().is_none_or(Vec::is_empty);
+    if empty(&config.entrypoint) && empty(&config.cmd) {
+        return Err(Error::invalid("no command specified"));
+    }
+    Ok(())
+}
+
+/// Fills in what `config` leaves to the image, be there a command in the end or not.
+pub fn all(config: &mut ContainerConfig, image: &ImageConfig) {
     inherit(&mut config.user, &image.user);
     inherit(&mut config.working_dir, &image.working_dir);
     inherit(&mut config.stop_signal, &image.stop_signal);
@@ -34,7 +44,7 @@ pub fn image(config: &mut ContainerConfig, image: &ImageConfig) -> Result<()> {
     }
     environment(config, image);
     health(config, image.healthcheck.as_ref());
-    command(config, image)
+    command(config, image);
 }
 
 fn inherit(own: &mut String, inherited: &str) {
@@ -78,7 +88,7 @@ fn health(config: &mut ContainerConfig, image: Option<&HealthConfig>) {
     }
 }
 
-fn command(config: &mut ContainerConfig, image: &ImageConfig) -> Result<()> {
+fn command(config: &mut ContainerConfig, image: &ImageConfig) {
     let empty = |list: &Option<Vec<String>>| list.as_ref().is_none_or(Vec::is_empty);
     if empty(&config.entrypoint) {
         if empty(&config.cmd) {
@@ -96,10 +106,6 @@ fn command(config: &mut ContainerConfig, image: &ImageConfig) -> Result<()> {
     {
         config.entrypoint = None;
     }
-    if empty(&config.entrypoint) && empty(&config.cmd) {
-        return Err(Error::invalid("no command specified"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

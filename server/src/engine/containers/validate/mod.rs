@@ -48,6 +48,7 @@ use self::modes::NetworkMode;
 pub use self::{
     facts::{Defaults, Host},
     log::{LogDriver, LogSettings, TagFacts},
+    merge::all as inherit,
     mount_point::{BindSource, MountPoint, MountSource, Propagation, VolumeSource},
     security::{Seccomp, SecurityOptions},
 };

@@ -8,7 +8,7 @@ fn the_simplest_container() {
     let expected = [
         (
             "/",
-            "overlay overlay lowerdir=/layers/b:/layers/a,upperdir=/c/upper,workdir=/c/work",
+            "overlay overlay lowerdir=/layers/b:/layers/a,upperdir=/c/upper,workdir=/c/work,redirect_dir=off,metacopy=off",
         ),
         ("/proc", "proc proc nosuid,noexec,nodev"),
         ("/dev", "tmpfs tmpfs nosuid,strictatime,mode=755,size=65536k"),
