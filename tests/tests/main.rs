@@ -4,11 +4,8 @@
 mod archives;
 mod attach;
 mod basics;
-<<<<<<< HEAD
 mod build;
-=======
 mod commit;
->>>>>>> 2478048 (Containers: commit, changes, export, copies in and out; logs of the host; reload)
 mod containers;
 mod copy;
 mod crash;
