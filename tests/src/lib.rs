@@ -24,6 +24,7 @@ pub mod docker;
 pub mod engine;
 pub mod hijack;
 pub mod image;
+pub mod registry;
 pub mod stream;
 pub mod volume_plugin;
 

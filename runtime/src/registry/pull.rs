@@ -492,6 +492,14 @@ impl Layer {
                 .obtain(&self.place.blob, &self.source)
                 .await;
             let unpacked = self.unpack(&arrival).await;
+            if unpacked.as_ref().is_err_and(|e| e.kind() == Kind::Invalid) {
+                // Whether it was damaged on its way is known when all of it has come.
+                let mut status = arrival.status();
+                tokio::select! {
+                    _ = status.wait_for(|status| status.end.is_some()) => {}
+                    () = self.stop.cancelled() => {}
+                }
+            }
             match arrival.status().borrow().end.clone() {
                 // Damaged since it came, or fetched for somebody whose registry failed: once more from the beginning.
                 Some(End::Stale) if again => again = false,
