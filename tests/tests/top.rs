@@ -7,11 +7,14 @@ use berth_tests::{
 };
 use serde_json::{Value, json};
 
+/// Ready when its child is what it is to be.
+const TEXT: &str = "sleep 1000 & until grep -q sleep /proc/$!/comm; do :; done; echo ready; wait";
+
 #[tokio::test]
 async fn processes_are_listed_as_ps_does() {
     let engine = Engine::start().await;
     engine.api.load_busybox().await;
-    let mut config = shell("sleep 1000 & echo ready; wait");
+    let mut config = shell(TEXT);
     config["User"] = json!("0");
     let id = engine.api.launch(&config).await;
     engine.api.await_output(&id, "ready").await;
@@ -30,7 +33,7 @@ async fn processes_are_listed_as_ps_does() {
     let processes = all["Processes"].as_array().expect("a list");
     let command = |row: &Value| row[7].as_str().expect("a text").to_owned();
     let commands: Vec<_> = processes.iter().map(command).collect();
-    assert_eq!(commands, ["sh -c sleep 1000 & echo ready; wait", "sleep 1000"]);
+    assert_eq!(commands, [format!("sh -c {TEXT}").as_str(), "sleep 1000"]);
     let pid = engine.api.inspect(&id).await["State"]["Pid"].to_string();
     assert_eq!(
         (&processes[0][0], &processes[0][1]),
