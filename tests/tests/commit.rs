@@ -295,7 +295,7 @@ async fn the_command_line_commits() {
             .docker(&["run", "--rm", "--network", "none", "made:v1"])
             .await
             .ok(),
-        "/x\n"
+        "/x"
     );
     engine.docker(&["rm", "one"]).await.ok();
     engine.finish().await;

@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 
-use berth_tests::Engine;
+use berth_tests::{Engine, client::PATIENCE};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -85,11 +85,26 @@ async fn a_port_is_reached_from_everywhere() {
     engine.finish().await;
 }
 
+/// A socket in the network namespace of a process; the small programs of the image know no UDP.
+fn udp_socket_within(pid: &Value, port: u16) -> UdpSocket {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).expect("a network namespace");
+    std::thread::spawn(move || {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("to enter it");
+        let socket = UdpSocket::bind(("0.0.0.0", port)).expect("a socket");
+        socket
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a socket that waits");
+        socket
+    })
+    .join()
+    .expect("a thread")
+}
+
 #[tokio::test]
 async fn udp_is_published() {
     let engine = Engine::start().await;
     engine.api.load_busybox().await;
-    let mut config = on("bridge", "echo ready; exec nc -l -u -p 53");
+    let mut config = on("bridge", "echo ready; exec sleep 1000");
     config["ExposedPorts"] = json!({"53/udp": {}, "54/udp": {}});
     config["HostConfig"]["PublishAllPorts"] = json!(true);
     let id = launch(&engine, &config).await;
@@ -98,19 +113,23 @@ async fn udp_is_published() {
         .expect("a port")
         .to_owned();
     assert!(bound(&engine, &id, "54/udp").await[0]["HostPort"].is_string());
+    let pid = engine.api.inspect(&id).await["State"]["Pid"].clone();
+    let server = udp_socket_within(&pid, 53);
+    let echo = std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        let (length, from) = server.recv_from(&mut buffer).expect("a datagram");
+        server.send_to(&buffer[..length], from).expect("an answer");
+    });
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a socket that waits");
     socket.connect(format!("127.0.0.1:{port}")).expect("an address");
-    // The program may need a moment before it listens.
-    let send = async {
-        loop {
-            let _ = socket.send(b"datagram\n");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        _ = engine.api.await_output(&id, "datagram") => {}
-        () = send => {}
-    }
+    socket.send(b"datagram").expect("a datagram sent");
+    let mut answer = [0; 64];
+    let length = socket.recv(&mut answer).expect("an answer");
+    assert_eq!(&answer[..length], b"datagram");
+    echo.join().expect("the server");
     engine.finish().await;
 }
 

@@ -39,9 +39,14 @@ impl Credentials {
             return Ok(Self::default());
         }
         let bytes = decode(header)?;
-        let given: Option<Self> = serde_json::from_slice(&bytes)
-            .map_err(|_| Error::invalid("invalid X-Registry-Auth header: it is no JSON object"))?;
-        given.unwrap_or_default().completed()
+        let invalid = || Error::invalid("invalid X-Registry-Auth header: it is no JSON object");
+        // By way of a map, since an array of texts would pass for the fields in their order.
+        let given: Option<serde_json::Map<String, serde_json::Value>> =
+            serde_json::from_slice(&bytes).map_err(|_| invalid())?;
+        let given = serde_json::Value::Object(given.unwrap_or_default());
+        serde_json::from_value::<Self>(given)
+            .map_err(|_| invalid())?
+            .completed()
     }
 
     /// The same with user name and password taken from `auth` if they are missing.

@@ -451,8 +451,8 @@ mod tests {
     fn bad_options() {
         let error = |driver: &str, options: &[(&str, &str)]| read(driver, options).unwrap_err().to_string();
         assert_eq!(
-            error("syslog", &[]),
-            "logger: no log driver named 'syslog' is registered"
+            error("parchment", &[]),
+            "logger: no log driver named 'parchment' is registered"
         );
         assert_eq!(
             error("json-file", &[("foo", "1")]),
