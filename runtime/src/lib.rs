@@ -13,10 +13,12 @@
 //! | [`external`] | containers by another OCI runtime |
 //! | [`net`] | namespaces, links, addresses, the firewall table of containers' networks |
 //! | [`error`] | the error type they share |
+//! | [`failpoint`] | steps at which tests make a process die, fail or wait |
 
 pub mod cgroup;
 pub mod error;
 pub mod external;
+pub mod failpoint;
 pub mod files;
 pub mod image;
 pub mod log;

@@ -28,7 +28,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     // Modes are always given in full.
     umask(Mode::empty());
     // Before there are threads, and before there is anything that a fork should not inherit.
-    let spawner = Spawner::fork()?;
+    let spawner = Spawner::fork()?.renewable();
     let log = Log::start(&config)?;
     let roots = Roots::take(&config)?;
     let _pidfile = PidFile::write(&config.pidfile)?;

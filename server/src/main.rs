@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use berth_runtime::sandbox;
+use berth_runtime::{sandbox, supervisor::Spawner};
 use berth_server::{config::Flags, daemon, oci};
 use clap::Parser;
 
@@ -14,7 +14,10 @@ use clap::Parser;
 const NAME: &std::ffi::CStr = c"berthd";
 
 fn main() -> ExitCode {
-    // Before anything else: what follows runs in a program that no container can write to.
+    if Spawner::serve_if_asked() {
+        return ExitCode::SUCCESS;
+    }
+    // Before anything else of the engine: what follows runs in a program that no container can write to.
     if let Err(error) = sandbox::run_from_read_only_copy() {
         let _ = writeln!(
             io::stderr(),

@@ -57,6 +57,15 @@ impl Census {
         Self(all)
     }
 
+    /// Every thing found, without process ids.
+    pub fn lines(&self) -> Vec<String> {
+        let without_pid = |line: &String| match line.strip_prefix("process ") {
+            Some(rest) => format!("process{}", rest.trim_start_matches(|c: char| c.is_ascii_digit())),
+            None => line.clone(),
+        };
+        self.0.iter().map(without_pid).collect()
+    }
+
     /// Waits for processes that are ending, then compares.
     ///
     /// # Panics
@@ -104,6 +113,13 @@ pub fn traces(roots: &[PathBuf], ids: &[String]) -> Vec<PathBuf> {
             }
         });
     }
+    found
+}
+
+/// The paths of everything below `root`, but for what is mounted there.
+pub fn tree(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    walk(root, 12, &mut |path| found.push(path.display().to_string()));
     found
 }
 

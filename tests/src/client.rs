@@ -181,6 +181,77 @@ impl Call<'_> {
         self.receive(request).await
     }
 
+    /// Sends it to an engine that may die of it; none if there is no whole reply.
+    ///
+    /// # Panics
+    /// If the reply breaks the contract, or neither a reply nor the end of the connection comes.
+    pub async fn attempt(self) -> Option<Reply> {
+        let contract = Contract::shared();
+        let asked = contract.locate(&self.method, &self.target);
+        let request = self.request(Either::Left(Full::new(self.body.clone())));
+        let exchange = async {
+            let (parts, body) = self.client.http.request(request).await.ok()?.into_parts();
+            let bytes = body.collect().await.ok()?.to_bytes();
+            Some((
+                Head {
+                    status: parts.status,
+                    headers: parts.headers,
+                },
+                bytes,
+            ))
+        };
+        let line = &asked.line;
+        let reply = tokio::time::timeout(PATIENCE, exchange).await;
+        let (head, bytes) = reply.unwrap_or_else(|_| panic!("{line}: no reply within {PATIENCE:?}"))?;
+        let (rule, violations) = contract.check_head(&asked, &head);
+        let what = format!("{line} ({}, {:?})", head.status, String::from_utf8_lossy(&bytes));
+        violations.enforce(&what);
+        contract.check_body(&rule, &bytes).enforce(&what);
+        Some(Reply {
+            line: asked.line,
+            head,
+            bytes,
+        })
+    }
+
+    /// Sends it and gives what came, whatever it is, and everything that is wrong with it. A body that goes on is left
+    /// after `patience`, and then not checked.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn probe(self, patience: Duration) -> Result<(Head, Bytes, Violations), String> {
+        let contract = Contract::shared();
+        let asked = contract.locate(&self.method, &self.target);
+        let request = self.request(Either::Left(Full::new(self.body.clone())));
+        let response = match tokio::time::timeout(PATIENCE, self.client.http.request(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(format!("no reply: {error:?}")),
+            Err(_) => return Err(format!("no reply within {PATIENCE:?}")),
+        };
+        let (parts, mut body) = response.into_parts();
+        let head = Head {
+            status: parts.status,
+            headers: parts.headers,
+        };
+        let (rule, mut violations) = contract.check_head(&asked, &head);
+        let mut bytes = Vec::new();
+        let read = async {
+            while let Some(frame) = body.frame().await {
+                if let Ok(data) = frame?.into_data() {
+                    bytes.extend_from_slice(&data);
+                }
+            }
+            Ok::<_, hyper::Error>(())
+        };
+        let ended = tokio::time::timeout(patience, read).await;
+        match ended {
+            Ok(Ok(())) => violations.0.extend(contract.check_body(&rule, &bytes).0),
+            Ok(Err(error)) => violations.add(format!("the body broke: {error:?}")),
+            Err(_) => {}
+        }
+        Ok((head, bytes.into(), violations))
+    }
+
     /// Sends a body in chunks, without a length, as it is produced.
     ///
     /// # Panics

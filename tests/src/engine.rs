@@ -72,7 +72,8 @@ impl Options {
             "the black-box tests make namespaces, mounts and cgroups: run them as root"
         );
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("t{}x{number}", std::process::id());
+        // None is the beginning of another: what belongs to an engine is found by its name.
+        let name = format!("t{}x{number:03}", std::process::id());
         let root = tempfile::Builder::new()
             .prefix(&format!("berth-{name}-"))
             .tempdir();
@@ -147,6 +148,11 @@ impl Engine {
     pub fn pid(&self) -> i32 {
         let id = self.child.as_ref().and_then(Child::id).expect("the engine runs");
         i32::try_from(id).expect("a pid")
+    }
+
+    /// Whether it has been started and not been waited for.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// What it has logged so far.
@@ -228,6 +234,16 @@ impl Engine {
         );
     }
 
+    /// Whether it has ended, within `patience`. Then it can be started again.
+    pub async fn has_died(&mut self, patience: Duration) -> bool {
+        let Some(child) = &mut self.child else { return true };
+        if tokio::time::timeout(patience, child.wait()).await.is_err() {
+            return false;
+        }
+        self.child = None;
+        true
+    }
+
     /// Ends it and starts it again.
     pub async fn restart(&mut self) {
         self.stop().await;
@@ -279,6 +295,28 @@ impl Engine {
         let path = self.root.path().to_owned();
         // The directory goes by an ordinary removal: what is still mounted or immutable shows here.
         fs::remove_dir_all(&path).unwrap_or_else(|error| panic!("cannot remove {}: {error}", path.display()));
+    }
+
+    /// What of it is on the host and on disk: the census without its own process, and the names of its files. Two of them
+    /// are the same if nothing was left behind in between.
+    pub fn traces(&self) -> Vec<String> {
+        let mut all = Census::take(&self.name, self.root.path()).lines();
+        all.retain(|line| !line.contains("berthd --data-root"));
+        for line in &mut all {
+            // Whether it runs or sleeps at this moment tells nothing.
+            if line.starts_with("process")
+                && !line.contains("(Z ")
+                && let Some(end) = line.rfind(" (")
+                && let Some(text) = line.get(..end)
+            {
+                *line = text.trim_end_matches(|c: char| c == '(').to_owned();
+            }
+        }
+        for root in [self.data_root(), self.exec_root()] {
+            all.extend(census::tree(&root));
+        }
+        all.sort();
+        all
     }
 
     /// Removes containers, and the networks and volumes of this engine; gives the ids of the containers.

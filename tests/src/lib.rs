@@ -8,6 +8,8 @@
 //! | [`stream`] | frames and JSON records |
 //! | [`hijack`] | connections that are taken over: attach, exec |
 //! | [`census`] | what an engine leaves on the host: mounts, links, cgroups, rules, processes, files |
+//! | [`failpoints`] | steps at which the engine dies, fails or waits |
+//! | [`random`] | numbers from a seed, and how much is tried |
 //! | [`image`] | images made in code, good and hostile |
 //! | [`docker`] | the docker command line, with and without a terminal |
 //! | [`container`] | shorthand for the life of a container |
@@ -22,8 +24,10 @@ pub mod container;
 pub mod contract;
 pub mod docker;
 pub mod engine;
+pub mod failpoints;
 pub mod hijack;
 pub mod image;
+pub mod random;
 pub mod registry;
 pub mod stream;
 pub mod volume_plugin;

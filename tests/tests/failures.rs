@@ -293,6 +293,22 @@ async fn nothing_is_done_to_what_is_not_there() {
 }
 
 #[tokio::test]
+async fn signals_that_there_are_not_are_refused() {
+    let engine = Engine::start().await;
+    engine.api.load_busybox().await;
+    let id = engine.api.launch(&shell(STAY)).await;
+    for action in ["stop", "restart", "kill"] {
+        for signal in ["SIGMAGIC", "9223372036854775807", "-1"] {
+            let path = format!("/containers/{id}/{action}?signal={signal}");
+            let message = engine.api.post(&path).await.expect(400).message();
+            assert!(message.contains(signal), "{action}: {message}");
+        }
+    }
+    assert_eq!(engine.api.inspect(&id).await["State"]["Running"], true);
+    engine.finish().await;
+}
+
+#[tokio::test]
 async fn a_start_with_a_body_is_refused() {
     let engine = Engine::start().await;
     engine.api.load_busybox().await;

@@ -11,13 +11,14 @@ use serde_json::json;
 use tempfile::TempDir;
 
 /// A directory that nothing may touch: what is in it and how it looks.
-struct Canary {
+pub struct Canary {
     directory: TempDir,
     before: BTreeMap<String, (u64, u32, i64, i64, Vec<u8>)>,
 }
 
 impl Canary {
-    fn new() -> Self {
+    /// A new one.
+    pub fn new() -> Self {
         let directory = tempfile::Builder::new()
             .prefix("canary-")
             .tempdir()
@@ -28,7 +29,8 @@ impl Canary {
         Self { directory, before }
     }
 
-    fn path(&self) -> &str {
+    /// Where it is.
+    pub fn path(&self) -> &str {
         self.directory.path().to_str().expect("text")
     }
 
@@ -55,8 +57,9 @@ impl Canary {
         all
     }
 
+    /// Fails if it was touched.
     #[track_caller]
-    fn check(&self, what: &str) {
+    pub fn check(&self, what: &str) {
         assert_eq!(
             Self::look(self.directory.path()),
             self.before,

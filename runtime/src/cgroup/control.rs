@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use super::{Cgroup, Dir, Version};
-use crate::{Error, Kind, Result, error::Context, sys::pidfd::send_signal};
+use crate::{Error, Kind, Result, error::Context, failpoint::hit, sys::pidfd::send_signal};
 
 /// How long freezing and removing wait for the kernel.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -164,6 +164,7 @@ impl Cgroup {
         for dir in &self.dirs {
             let path = dir.path.display();
             let message = || format!("cannot remove the cgroup directory {path}");
+            hit("cgroup.remove").context(message)?;
             if !wait_for(|| remove_tree(&dir.path)).context(message)? {
                 let message = format!("cgroup {path} still has processes; end them first");
                 return Err(Error::new(Kind::Conflict, message));

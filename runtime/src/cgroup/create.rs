@@ -10,7 +10,7 @@ use super::{
     hierarchy::{self, Hierarchy},
     write_file,
 };
-use crate::{Result, error::Context};
+use crate::{Result, error::Context, failpoint::hit};
 
 /// Child that takes in the processes of a v2 cgroup which is to have limited children.
 const EVACUATED: &str = "init";
@@ -31,7 +31,8 @@ pub(super) fn plan(parent: &Path, name: &Path) -> Result<Cgroup> {
 pub(super) fn create(parent: &Path, name: &Path) -> Result<Cgroup> {
     let cgroup = plan(parent, name)?;
     for (i, (dir, hierarchy)) in cgroup.dirs.iter().zip(hierarchy::host()?).enumerate() {
-        let made = make(hierarchy, &dir.path)
+        let made = hit("cgroup.make")
+            .and_then(|()| make(hierarchy, &dir.path))
             .context(|| format!("cannot make the cgroup directory {}", dir.path.display()));
         if let Err(e) = made {
             for dir in &cgroup.dirs[..=i] {

@@ -18,7 +18,7 @@ use super::{
     disk,
     trash::Trash,
 };
-use crate::{Error, Kind, Result, error::Context};
+use crate::{Error, Kind, Result, error::Context, failpoint::hit};
 
 /// The content store below one root.
 #[derive(Debug)]
@@ -50,9 +50,10 @@ impl BlobStore {
     /// # Errors
     /// If the file system fails.
     pub fn writer(&self) -> Result<BlobWriter<'_>> {
-        let file = tempfile::Builder::new()
-            .prefix(disk::TEMPORARY)
-            .tempfile_in(&self.ingest)
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(disk::TEMPORARY);
+        let file = hit("blob.create")
+            .and_then(|()| builder.tempfile_in(&self.ingest))
             .context(|| format!("cannot make a file in {}", self.ingest.display()))?;
         Ok(BlobWriter {
             store: self,
@@ -147,8 +148,9 @@ impl BlobStore {
     /// If one is not here or the file system fails.
     pub fn sync<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) -> Result<()> {
         for digest in digests {
-            self.open_blob(digest)?
-                .sync_data()
+            let file = self.open_blob(digest)?;
+            hit("blob.sync")
+                .and_then(|()| file.sync_data())
                 .context(|| format!("cannot write out {digest}"))?;
         }
         disk::sync_dir(&self.blobs).context(|| format!("cannot write out {}", self.blobs.display()))
@@ -182,7 +184,9 @@ impl<'s> BlobWriter<'s> {
     /// # Errors
     /// If the file system fails.
     pub fn finish(mut self) -> Result<FinishedBlob<'s>> {
-        self.file.flush().context(|| "cannot store a blob")?;
+        hit("blob.write")
+            .and_then(|()| self.file.flush())
+            .context(|| "cannot store a blob")?;
         let (file, digest, size) = self.file.finish();
         Ok(FinishedBlob {
             store: self.store,
@@ -238,6 +242,7 @@ impl FinishedBlob<'_> {
         if self.store.size(&self.digest)? == Some(self.size) {
             return self.store.open_blob(&self.digest);
         }
+        hit("blob.persist")?;
         self.file
             .persist(self.store.path(&self.digest))
             .map_err(|e| Error::internal(format!("cannot store {}", self.digest)).caused_by(e.error))

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{trash::Trash, tree};
-use crate::{Error, Result, error::Context};
+use crate::{Error, Result, error::Context, failpoint::hit};
 
 /// Makes the directory `path` and those above it that are missing, for the engine's user alone.
 ///
@@ -31,11 +31,15 @@ pub fn make_dir(path: &Path) -> Result<()> {
 /// cannot be synced, it is replaced all the same.
 pub fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let write = || -> io::Result<()> {
+        hit("disk.create")?;
         let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)?;
+        hit("disk.write")?;
         file.write_all(bytes)?;
+        hit("disk.sync")?;
         file.as_file().sync_all()?;
         let path = dir.join(name);
         let is_new = !path.exists();
+        hit("disk.rename")?;
         file.persist(&path).map_err(|e| e.error)?;
         sync_dir(dir).inspect_err(|_| {
             if is_new {
@@ -66,7 +70,7 @@ pub fn write_file_lazily(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// If the file system fails.
 pub fn remove_file(dir: &Path, name: &str) -> Result<()> {
-    match fs::remove_file(dir.join(name)) {
+    match hit("disk.remove").and_then(|()| fs::remove_file(dir.join(name))) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
         Ok(()) => sync_dir(dir),
@@ -79,6 +83,7 @@ pub fn remove_file(dir: &Path, name: &str) -> Result<()> {
 /// # Errors
 /// As fsync(2).
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    hit("disk.sync-dir")?;
     File::open(dir)?.sync_all()
 }
 
@@ -166,7 +171,8 @@ impl Scratch {
     pub fn new(parent: &Path, trash: &Arc<Trash>) -> Result<Self> {
         loop {
             let name = format!("{TEMPORARY}{:016x}", rand::random::<u64>());
-            match DirBuilder::new().mode(0o700).create(parent.join(&name)) {
+            let make = || DirBuilder::new().mode(0o700).create(parent.join(&name));
+            match hit("scratch.make").and_then(|()| make()) {
                 Ok(()) => {
                     return Ok(Self {
                         parent: parent.to_owned(),
@@ -193,7 +199,7 @@ impl Scratch {
     /// # Errors
     /// If the file system fails.
     pub fn keep(mut self, name: &str) -> Result<bool> {
-        match fs::rename(self.path(), self.parent.join(name)) {
+        match hit("scratch.keep").and_then(|()| fs::rename(self.path(), self.parent.join(name))) {
             Ok(()) => {
                 self.name = None;
                 Ok(true)

@@ -32,7 +32,7 @@ use super::{
     unpack::{self, Options, Outcome},
     worker::Worker,
 };
-use crate::{Error, Result, error::Context};
+use crate::{Error, Result, error::Context, failpoint::hit};
 
 const RECORD: &str = "layer.json";
 const TREE: &str = "fs";
@@ -260,8 +260,8 @@ impl LayerStore {
     fn unpack(&self, blob: &Digest, archive: impl Read + Send) -> Result<Unpacked> {
         let scratch = Scratch::new(&self.dir, &self.trash)?;
         let tree = scratch.path().join(TREE);
-        DirBuilder::new()
-            .create(&tree)
+        hit("layer.tree")
+            .and_then(|()| DirBuilder::new().create(&tree))
             .and_then(|()| fs::set_permissions(&tree, fs::Permissions::from_mode(ROOT_MODE)))
             .context(|| format!("cannot make {}", tree.display()))?;
         let root = open_dir(&tree)?;
@@ -303,7 +303,9 @@ impl LayerStore {
             boot: self.boot.clone(),
         };
         let bytes = serde_json::to_vec(&record).context(|| "cannot describe a layer")?;
-        fs::write(scratch.path().join(RECORD), bytes).context(|| "cannot describe a layer")?;
+        hit("layer.record")
+            .and_then(|()| fs::write(scratch.path().join(RECORD), bytes))
+            .context(|| "cannot describe a layer")?;
         let layer = Arc::new(Layer {
             key,
             diff_id,
@@ -364,7 +366,7 @@ fn flush(dir: &Path, keys: Vec<Digest>) {
     let flushed = disk::sync_file_system(dir).and_then(|()| {
         keys.iter().try_for_each(|key| {
             let path = dir.join(key.hex()).join(FLUSHED);
-            match File::create(&path) {
+            match hit("layer.flushed").and_then(|()| File::create(&path)) {
                 // It was removed meanwhile.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
                 result => result

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{disk, tree, worker::Worker};
-use crate::{Result, error::Context};
+use crate::{Result, error::Context, failpoint::hit};
 
 /// Where things go that are no longer needed. What is left when it is dropped is removed by the next one.
 #[derive(Debug)]
@@ -29,13 +29,22 @@ impl Trash {
     pub fn open(root: &Path) -> Result<Self> {
         let dir = root.join("trash");
         disk::make_dir(&dir)?;
-        let left = disk::list_all(&dir)?;
         let of_worker = dir.clone();
         let worker = Worker::start("image-trash", 1, move |names| remove(&of_worker, &names))?;
-        for name in left {
-            worker.push(name);
+        let trash = Self { dir, worker };
+        trash.try_again()?;
+        Ok(trash)
+    }
+
+    /// Begins to remove whatever is in it: what an engine that died has left, or what could not be removed before.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn try_again(&self) -> Result<()> {
+        for name in disk::list_all(&self.dir)? {
+            self.worker.push(name);
         }
-        Ok(Self { dir, worker })
+        Ok(())
     }
 
     /// Throws away the file or directory `path`. One that is not there is fine.
@@ -44,7 +53,7 @@ impl Trash {
     /// If it cannot be renamed.
     pub fn discard(&self, path: &Path) -> Result<()> {
         let name = format!("{:016x}", rand::random::<u64>());
-        match fs::rename(path, self.dir.join(&name)) {
+        match hit("trash.rename").and_then(|()| fs::rename(path, self.dir.join(&name))) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             result => result.context(|| format!("cannot remove {}", path.display()))?,
         }
@@ -73,13 +82,15 @@ impl Trash {
 
 fn remove(dir: &Path, names: &[String]) {
     let removed = File::open(dir).and_then(|fd| {
-        for name in names {
-            tree::remove_all(fd.as_fd(), name.as_bytes())?;
-        }
-        Ok(())
+        let remove = |name: &String| {
+            hit("trash.delete")?;
+            Ok(tree::remove_all(fd.as_fd(), name.as_bytes())?)
+        };
+        // One that resists does not keep the others.
+        names.iter().map(remove).fold(Ok(()), Result::and)
     });
     if let Err(error) = removed {
-        // The next start tries again.
+        // The next start, or the next prune, tries again.
         tracing::warn!(%error, "cannot empty the trash {}", dir.display());
     }
 }

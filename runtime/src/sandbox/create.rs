@@ -26,6 +26,7 @@ use crate::{
     Error, Result,
     cgroup::Entrances,
     error::Context,
+    failpoint::{self, hit},
     sys::{clone, process as own, shared::SharedMessage},
 };
 
@@ -180,6 +181,7 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
 
     let directory = options.cgroup.v2_path().map(File::open).transpose();
     let directory = directory.context(|| "cannot open the cgroup's directory")?;
+    hit("sandbox.clone").map_err(Error::from)?;
     let pid_namespace = PidNamespace::enter(plan.namespaces.joined_pid.as_ref())?;
     let flags = plan.namespaces.flags;
     let mut body = |cloned| -> i32 {
@@ -214,10 +216,12 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
     for point in [Point::Prestart, Point::CreateRuntime] {
         run_hooks(options, point, ContainerState::Creating, pid.as_raw())?;
     }
+    hit("sandbox.mounts").map_err(Error::from)?;
     let mounts = plan.open_mounts()?;
     let sent = sandbox.channel()?.send_all(Message::Mounts, &mounts);
     sent.map_err(|e| sandbox.failure(&e))?;
     drop(mounts);
+    hit("sandbox.sent").map_err(Error::from)?;
     let ready = sandbox.channel()?.expect(Message::Ready);
     sandbox.terminal = ready.map_err(|e| sandbox.failure(&e))?;
     Ok(sandbox)
@@ -231,6 +235,8 @@ fn inside(
     channel: &Channel,
     report: &SharedMessage,
 ) -> Result<Infallible, StartError> {
+    failpoint::keep_within_reach();
+    hit("inside.begin").map_err(Error::from)?;
     own::reset_signals().context(|| "cannot reset the signals")?;
     rustix::process::umask(Mode::empty());
     if plan.namespaces.new_user {
@@ -238,6 +244,7 @@ fn inside(
         become_root()?;
     }
     plan.namespaces.join()?;
+    hit("inside.cgroup").map_err(Error::from)?;
     plan.entrances.enter(cloned)?;
     if plan.namespaces.new_cgroup {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
@@ -250,6 +257,7 @@ fn inside(
     let stdio = stdio.ok_or_else(|| Error::internal("the standard streams are gone"))?;
     let (root, proc, streams) = prepare_root(plan, stdio, channel)?;
     let filter = plan.filter.take();
+    hit("inside.settle").map_err(Error::from)?;
     let settled = process::settle(
         plan.spec,
         plan.process,
@@ -264,6 +272,7 @@ fn inside(
     let first = i32::try_from(preserved).unwrap_or(i32::MAX - 3) + 3;
     own::close_on_exec_from(first).context(|| "cannot close the engine's files")?;
     let master = streams.master.as_ref().map(AsRawFd::as_raw_fd);
+    hit("inside.ready").map_err(Error::from)?;
     channel
         .send(Message::Ready, master)
         .context(|| "the engine gave up")?;
@@ -295,6 +304,7 @@ fn begin(
         ContainerState::Created,
         own_id,
     )?;
+    hit("inside.seal").map_err(Error::from)?;
     settled.seal()?;
     if plan.init {
         return init::run(settled, report, channel);
@@ -353,9 +363,12 @@ fn prepare_root(
         own_id,
     )?;
     let pivot = !plan.options.standalone.is_some_and(|s| s.no_pivot);
+    hit("inside.root").map_err(Error::from)?;
     let root = rootfs::enter(detached, plan.old_overlay.as_ref(), pivot)?;
+    hit("inside.attach").map_err(Error::from)?;
     let attached = mounts::attach(std::mem::take(&mut plan.mounts), &root)?;
     if let Some(dev) = &attached.dev {
+        hit("inside.devices").map_err(Error::from)?;
         devices::populate(spec, &root, dev, plan.host_nodes.as_ref())?;
     }
     let terminal = match (&stdio, &attached.pts) {
@@ -364,6 +377,7 @@ fn prepare_root(
         (Stdio::Terminal { height, width }, None) => Some(Terminal::open_in(&root, *height, *width)?),
     };
     if let Some(terminal) = &terminal {
+        hit("inside.console").map_err(Error::from)?;
         terminal.show_as_console(&root)?;
     }
     let streams = Streams::new(stdio, terminal, &root)?;
@@ -374,9 +388,11 @@ fn prepare_root(
     };
     let linux = spec.linux().as_ref();
     if let Some(parameters) = linux.and_then(|l| l.sysctl().as_ref()) {
+        hit("inside.sysctl").map_err(Error::from)?;
         proc.set_parameters(parameters, &plan.namespaces)?;
     }
     let cwd = plan.process.cwd();
+    hit("inside.cwd").map_err(Error::from)?;
     root.make(cwd, Make::Directory)
         .context(|| format!("mkdir {}: cannot make the working directory", cwd.display()))?;
     let masked = linux
@@ -385,8 +401,10 @@ fn prepare_root(
     let readonly = linux
         .and_then(|l| l.readonly_paths().as_deref())
         .unwrap_or_default();
+    hit("inside.masks").map_err(Error::from)?;
     masks::apply(masked, readonly, &root, &attached)?;
     rootfs::seal(&root, spec)?;
+    hit("inside.verify").map_err(Error::from)?;
     mounts::verify(&root, &attached)?;
     Ok((root, proc, streams))
 }

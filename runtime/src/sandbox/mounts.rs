@@ -25,6 +25,7 @@ use crate::{
     Error, Result,
     cgroup::Cgroup,
     error::Context,
+    failpoint::hit,
     sys::mount::{Change, mount_setattr},
 };
 
@@ -273,7 +274,9 @@ pub(super) fn attach(planned: Vec<Planned>, root: &Root) -> Result<Attached, Sta
 }
 
 fn attach_one(mount: Planned, root: &Root) -> Result<OwnedFd, StartError> {
+    hit("inside.mount").map_err(Error::from)?;
     let target = target(&mount, root)?;
+    hit("inside.mount-found").map_err(Error::from)?;
     let Planned {
         destination,
         options,

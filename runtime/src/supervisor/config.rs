@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, error::Context, external::Runtime, log::JsonFile};
+use crate::{Result, error::Context, external::Runtime, failpoint::hit, log::JsonFile};
 
 /// Name of the OCI runtime specification in the bundle.
 pub const SPEC_FILE: &str = "config.json";
@@ -131,9 +131,13 @@ pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let temporary = PathBuf::from(name);
+    hit("bundle.create").context(message)?;
     let mut file = fs::File::create(&temporary).context(message)?;
+    hit("bundle.write").context(message)?;
     file.write_all(&bytes).context(message)?;
-    fs::rename(&temporary, path).context(message)
+    hit("bundle.rename")
+        .and_then(|()| fs::rename(&temporary, path))
+        .context(message)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    failpoint::hit,
     sandbox::{self, Options, StartError},
 };
 
@@ -96,6 +97,7 @@ impl Supervisor {
             .main
             .exit()
             .ok_or_else(|| Error::conflict("the container has ended"))?;
+        hit("exec.create").map_err(Error::from)?;
         let mut sandbox = match external(&self.config, &self.bundle) {
             Some(external) => external.exec(self.pid(), &spec, &request.process, stdio, &name)?,
             None => sandbox::exec(target, &spec, &request.process, stdio, &options)?,
@@ -119,6 +121,7 @@ impl Supervisor {
         let Some(exec) = self.execs.get_mut(index) else {
             return;
         };
+        let _ = hit("exec.end");
         exec.session.drain(&mut self.buffer);
         let status = ExitStatus {
             pid: exec.session.sandbox.pid().as_raw(),

@@ -33,6 +33,7 @@ use crate::{
     cgroup::{Cgroup, OomWatch},
     error::Context,
     external::External,
+    failpoint::hit,
     log::Writer,
     sandbox::{self, Options, StartError, Stdio},
     sys::{memory, pages::Pages, title},
@@ -49,7 +50,10 @@ const LEFTOVERS: Duration = Duration::from_secs(5);
 /// # Errors
 /// Internal, if not even the failure could be recorded.
 pub(super) fn run(bundle: &Path, mut control: UnixStream) -> Result<()> {
-    let lock = match lock(bundle) {
+    let lock = match hit("supervisor.lock")
+        .map_err(Error::from)
+        .and_then(|()| lock(bundle))
+    {
         Ok(lock) => lock,
         Err(e) => return send_line(&mut control, &failed(0, &e, 128)),
     };
@@ -177,6 +181,7 @@ impl Supervisor {
         let log = match &config.log {
             LogConfig::None => None,
             LogConfig::JsonFile(log) => {
+                hit("supervisor.log").map_err(Error::from)?;
                 let mut log = log.clone();
                 log.path = path(&log.path);
                 Some(Writer::open(log)?)
@@ -189,6 +194,7 @@ impl Supervisor {
             .as_ref()
             .and_then(|l| l.resources().as_ref())
             .unwrap_or(&none);
+        hit("supervisor.cgroup").map_err(Error::from)?;
         let cgroup = Cgroup::create(&parent, &name, resources)?;
         let made = Self::create_in(bundle, config, &spec, log, &cgroup);
         if made.is_err() {
@@ -219,6 +225,7 @@ impl Supervisor {
             true => (None, terminal_size(process)),
             false => Streams::pipes(config.open_stdin).map(|(ours, theirs)| (Some(ours), theirs))?,
         };
+        hit("supervisor.sandbox").map_err(Error::from)?;
         let options = Options {
             id: &config.id,
             cgroup,
@@ -234,6 +241,7 @@ impl Supervisor {
             None => Streams::terminal(&mut sandbox, config.open_stdin)?,
         };
         let limits = limits(bundle, &config);
+        hit("supervisor.listen").map_err(Error::from)?;
         let listener = listen(&bundle.join(&config.socket))?;
         let supervisor = Self {
             bundle: bundle.to_owned(),
@@ -251,12 +259,14 @@ impl Supervisor {
             oom_killed: false,
             config,
         };
+        hit("supervisor.record").map_err(Error::from)?;
         supervisor.record()?;
         Ok(supervisor)
     }
 
     /// Tells the engine that launched it, whose connection becomes the first control connection.
     fn welcome(&mut self, control: UnixStream) -> Result<()> {
+        hit("supervisor.welcome")?;
         control.set_nonblocking(true)?;
         let mut peer = Peer::new(control);
         peer.send(&Event::Created { pid: self.pid() });
@@ -318,7 +328,10 @@ impl Supervisor {
         if !matches!(self.phase, Phase::Created) {
             return Err(Error::conflict("the container has been started already").into());
         }
+        hit("supervisor.start").map_err(Error::from)?;
         self.main.sandbox.start()?;
+        // Too late to fail; not to die.
+        let _ = hit("supervisor.started");
         let now = Timestamp::now();
         self.phase = Phase::Running(now);
         // Without the record only a lost supervisor's container is told apart less well.
@@ -363,6 +376,7 @@ impl Supervisor {
     /// Everything that has to be done before anybody is told: all output in the log, then the status on disk, then
     /// nothing left on the host.
     pub fn wind_up(&mut self, mut status: ExitStatus) -> ExitStatus {
+        let _ = hit("supervisor.end");
         self.clear_cgroup();
         self.main.collect();
         self.end_execs();
@@ -375,7 +389,10 @@ impl Supervisor {
         self.main.log = None;
         self.notice_oom();
         status.oom_killed = self.oom_killed;
-        let recorded = write_json(&self.bundle.join(&self.config.exit_file), &status);
+        let recorded = hit("supervisor.exit-file")
+            .map_err(Error::from)
+            .and_then(|()| write_json(&self.bundle.join(&self.config.exit_file), &status));
+        let _ = hit("supervisor.recorded");
         self.oom_watch = None;
         if let Some(external) = external(&self.config, &self.bundle) {
             // What it keeps is in the bundle and goes with it in any case.
@@ -385,6 +402,7 @@ impl Supervisor {
         let _ = self.cgroup.remove();
         self.listener = None;
         self.greetings.clear();
+        let _ = hit("supervisor.socket");
         let _ = fs::remove_file(self.bundle.join(&self.config.socket));
         // Without the status on disk the lock stays until this process ends: nobody may think it is lost.
         if recorded.is_ok() {
@@ -397,6 +415,7 @@ impl Supervisor {
     pub fn announce(&mut self, status: ExitStatus) {
         self.phase = Phase::Exited(status.clone());
         self.main.fanout.finish();
+        let _ = hit("supervisor.tell-end");
         self.broadcast(&Event::Exit(status));
     }
 

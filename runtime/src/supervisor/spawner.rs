@@ -10,6 +10,8 @@ use std::{
         unix::{ffi::OsStrExt, net::UnixStream},
     },
     path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use nix::{
@@ -36,6 +38,7 @@ use super::process;
 use crate::{
     Error, Kind, Result,
     error::Context,
+    failpoint::hit,
     sandbox,
     sys::{fork, signals, title},
 };
@@ -56,9 +59,26 @@ const SHRUGGED_OFF: [Signal; 9] = [
     Signal::SIGXFSZ,
 ];
 
+/// How long a spawner that does not answer any more may take to be found dead.
+const DYING: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+/// Set, to anything, in the environment of a program that is executed to be a spawner; its socket is standard input.
+const ASKED: &str = "BERTH_SPAWNER";
+
 /// The engine's handle on its spawner. Dropping it ends the spawner; the supervisors stay.
 #[derive(Debug)]
 pub struct Spawner {
+    process: Mutex<Arc<Process>>,
+    /// Whether the program knows what [`Spawner::serve_if_asked`] is for.
+    renewable: bool,
+}
+
+/// One spawner process.
+#[derive(Debug)]
+struct Process {
     socket: OwnedFd,
     pid: Pid,
     pidfd: OwnedFd,
@@ -82,36 +102,109 @@ impl Spawner {
     /// # Errors
     /// [`Kind::Internal`] if there are other threads already or the system refuses.
     pub fn fork() -> Result<Self> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .context(|| "cannot make the spawner's socket")?;
+        let (ours, theirs) = sockets()?;
         let pid = fork::fork(move || match serve(theirs) {
             Ok(()) => 0,
             Err(_) => 1,
         })
         .context(|| "cannot fork the spawner")?;
-        // The child is not reaped yet, so its number cannot have gone to another process.
-        let pidfd = rustix_pid(pid)
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-            .context(|| "cannot hold the spawner")?;
         Ok(Self {
-            socket: ours,
-            pid,
-            pidfd,
+            process: Mutex::new(Arc::new(Process::new(ours, pid)?)),
+            renewable: false,
         })
+    }
+
+    /// The same, but with another process in the place of one that has died: this program, executed anew. Its `main`
+    /// must begin with [`Spawner::serve_if_asked`].
+    #[must_use]
+    pub fn renewable(self) -> Self {
+        Self {
+            renewable: true,
+            ..self
+        }
+    }
+
+    /// Is the spawner, if this program was executed to be one: does not come back before the engine has gone, and then
+    /// with `true`.
+    pub fn serve_if_asked() -> bool {
+        if std::env::var_os(ASKED).is_none() {
+            return false;
+        }
+        // If it fails its engine sees the end of the socket.
+        let _ = std::io::stdin().as_fd().try_clone_to_owned().and_then(serve);
+        true
     }
 
     /// Forks a supervisor for `bundle`, an absolute path to a directory with `config.json` and `supervisor.json`.
     /// Blocks for the duration of one fork, about 0.2 ms; any number of threads may call it.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] if the spawner has died: only a new engine process can have a new one.
+    /// [`Kind::Unavailable`] if the spawner has died and there can be no other.
     /// [`Kind::Internal`] if the system refuses the fork.
     pub fn launch(&self, bundle: &Path) -> Result<Launched> {
+        let process = Arc::clone(&self.process());
+        match process.launch(bundle) {
+            Err(error) if self.renewable && has_ended(&process.pidfd) => match self.renew(&process) {
+                Ok(next) => next.launch(bundle),
+                Err(reason) => Err(error.caused_by(reason)),
+            },
+            launched => launched,
+        }
+    }
+
+    /// The spawner as a pidfd: readable when it has ended.
+    ///
+    /// # Errors
+    /// If there is no descriptor for it.
+    pub fn pidfd(&self) -> io::Result<OwnedFd> {
+        self.process().pidfd.try_clone()
+    }
+
+    fn process(&self) -> MutexGuard<'_, Arc<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another process in the place of `dead`, unless somebody was faster.
+    fn renew(&self, dead: &Arc<Process>) -> Result<Arc<Process>> {
+        let mut process = self.process();
+        if Arc::ptr_eq(&process, dead) {
+            let (ours, theirs) = sockets()?;
+            let child = Command::new("/proc/self/exe")
+                .env(ASKED, "1")
+                .stdin(theirs)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .context(|| "cannot execute another spawner")?;
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
+            tracing::warn!(dead = %dead.pid, %pid, "the spawner has died; there is another one");
+            *process = Arc::new(Process::new(ours, pid)?);
+        }
+        Ok(Arc::clone(&process))
+    }
+}
+
+/// The engine's end of a spawner's socket, and the spawner's.
+fn sockets() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .context(|| "cannot make the spawner's socket")
+}
+
+impl Process {
+    /// A child that has just been made, and is not reaped yet, so that its number cannot have gone to another process.
+    fn new(socket: OwnedFd, pid: Pid) -> Result<Self> {
+        let pidfd = rustix_pid(pid)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .context(|| "cannot hold the spawner")?;
+        Ok(Self { socket, pid, pidfd })
+    }
+
+    fn launch(&self, bundle: &Path) -> Result<Launched> {
         let path = bundle.as_os_str().as_bytes();
         if !bundle.is_absolute() || path.len() > MAX_PATH {
             return Err(Error::invalid(format!(
@@ -127,6 +220,7 @@ impl Spawner {
         )
         .context(|| "cannot make a supervisor's control socket")?;
         // The supervisor answers on its own control socket, so callers need no lock among themselves.
+        hit("spawner.ask")?;
         send_with_fd(&self.socket, path, theirs.as_fd()).map_err(|e| self.dead(e))?;
         drop(theirs);
         let mut answer = [0u8; 4];
@@ -149,13 +243,10 @@ impl Spawner {
         }
     }
 
-    /// The spawner as a pidfd: readable when it has ended, after which nothing can be launched.
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-
     /// The error of a launch that got no answer.
     fn dead(&self, cause: Errno) -> Error {
+        // A process that dies closes its files a moment before it has ended.
+        let _ = poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&DYING));
         if has_ended(&self.pidfd) {
             let how = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => format!("exited with code {code}"),
@@ -179,7 +270,7 @@ impl Spawner {
     }
 }
 
-impl Drop for Spawner {
+impl Drop for Process {
     fn drop(&mut self) {
         // End of file is what ends the spawner; shut down first, then leave no zombie.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
@@ -228,11 +319,13 @@ fn serve(socket: OwnedFd) -> io::Result<()> {
 
 /// Forks one supervisor, or tells the engine why not.
 fn spawn(bundle: &[u8], control: OwnedFd) {
-    let forked = fork::fork(|| match start_supervisor(bundle, &control) {
-        Ok(()) => 0,
-        Err(_) => 1,
-    });
-    if let Err(e) = forked {
+    let fork = || {
+        fork::fork(|| match start_supervisor(bundle, &control) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        })
+    };
+    if let Err(e) = hit("spawner.fork").and_then(|()| fork()) {
         let answer = e.raw_os_error().unwrap_or(libc::EAGAIN).saturating_neg();
         // If the engine is gone there is nobody to tell.
         let _ = rustix::net::send(&control, &answer.to_ne_bytes(), SendFlags::NOSIGNAL);
@@ -245,6 +338,7 @@ fn start_supervisor(bundle: &[u8], control: &OwnedFd) -> io::Result<()> {
     let control = settle(control, c"berth-super")?;
     SigSet::empty().thread_set_mask()?;
     let pid = nix::unistd::getpid();
+    hit("supervisor.announce")?;
     let this = pidfd_open(rustix_pid(pid)?, PidfdFlags::empty())?;
     send_with_fd(&control, &pid.as_raw().to_ne_bytes(), this.as_fd())?;
     drop(this);

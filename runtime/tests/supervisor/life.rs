@@ -273,7 +273,7 @@ fn a_bundle_may_have_a_long_path() {
 fn a_dead_spawner_is_noticed() {
     let spawner = SPARE.lock().unwrap().pop().unwrap();
     let mut container = Bundle::shell("read x; exit 5").stdin(true).launch_with(&spawner);
-    rustix::process::pidfd_send_signal(spawner.pidfd(), rustix::process::Signal::KILL).unwrap();
+    rustix::process::pidfd_send_signal(spawner.pidfd().unwrap(), rustix::process::Signal::KILL).unwrap();
     let bundle = Bundle::shell("true");
     bundle.write();
     let error = spawner.launch(bundle.path()).unwrap_err();

@@ -108,18 +108,23 @@ impl Roots {
         self.run.join("containers")
     }
 
-    /// The id of the engine, made when the data root is used for the first time.
+    /// The id of the engine, made when the data root is used for the first time, or when it was damaged.
     ///
     /// # Errors
     /// Internal, if it can neither be read nor written.
     pub fn engine_id(&self) -> Result<String> {
         let path = self.data.join("engine-id");
-        match fs::read_to_string(&path) {
-            Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        match fs::read(&path) {
+            Ok(bytes) => match std::str::from_utf8(&bytes).map(str::trim) {
+                Ok(text) if is_id(text) => return Ok(text.to_owned()),
+                _ => {
+                    tracing::error!(path = %path.display(), "not the id of an engine; there will be a new one")
+                }
+            },
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(e).context(|| format!("cannot read {}", path.display()));
             }
-            Ok(_) | Err(_) => {}
+            Err(_) => {}
         }
         let id = new_uuid();
         write_file(&path, format!("{id}\n").as_bytes())?;
@@ -230,6 +235,11 @@ impl Drop for Lock {
         // While it is still locked, so nobody else can hold the file that is removed.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Whether it is one word of letters, digits and hyphens, as short as ids are.
+fn is_id(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 /// A random UUID (RFC 9562, version 4).

@@ -87,7 +87,10 @@ impl Image {
 
     /// Bytes of all its files.
     pub fn size(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.size).sum()
+        // Sizes come from files that somebody may have changed.
+        self.layers
+            .iter()
+            .fold(0, |all, layer| all.saturating_add(layer.size))
     }
 
     /// The same with its lowest `count` layers only, to build upon.
@@ -100,7 +103,9 @@ impl Image {
 
     /// Bytes of all its blobs.
     pub fn content_size(&self) -> u64 {
-        self.blobs.iter().map(|(_, size)| size).sum()
+        self.blobs
+            .iter()
+            .fold(0, |all, (_, size)| all.saturating_add(*size))
     }
 
     /// When it was made, if that is known.

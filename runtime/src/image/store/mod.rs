@@ -77,6 +77,8 @@ pub struct ImageStore {
     /// Held while a change is written and published, so that disk and memory see changes in one order.
     change: Mutex<()>,
     holds: Arc<Mutex<HashMap<Digest, usize>>>,
+    /// What could not be removed; tried again with the next removal.
+    left: Mutex<Vec<Resource>>,
 }
 
 /// The images at one moment.
@@ -118,6 +120,7 @@ impl ImageStore {
             snapshot: RwLock::new(Arc::new(snapshot)),
             change: Mutex::default(),
             holds: Arc::default(),
+            left: Mutex::default(),
         };
         let blobs = store.blobs.list()?.into_iter().map(Resource::Blob);
         let layers = store
@@ -353,7 +356,7 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Lets go of removed images that nobody holds any more. An engine that starts holds what its containers need first.
+    /// Lets go of removed images that nobody holds any more, and of content whose removal has failed before. An engine that starts holds what its containers need first.
     ///
     /// # Errors
     /// If the file system fails.
@@ -376,7 +379,7 @@ impl ImageStore {
         }
         drop(change);
         self.collect(gone.iter().flat_map(|image| image.resources()).collect());
-        Ok(())
+        self.trash.try_again()
     }
 
     /// The blobs that are arriving, or whose transfer was broken off, which the next pull of them goes on with.
@@ -539,8 +542,10 @@ impl ImageStore {
         Ok(old)
     }
 
-    /// Removes those of `candidates` that no image refers to. Failures leave garbage, which the next start finds.
-    fn collect(&self, candidates: Vec<Resource>) {
+    /// Removes those of `candidates` that no image refers to, and what earlier calls could not remove. Failures leave
+    /// garbage for the next call, at the latest for that of the next start.
+    fn collect(&self, mut candidates: Vec<Resource>) {
+        candidates.append(&mut self.lock_left());
         let doomed = self.pins.doom(candidates, || self.used());
         for resource in &doomed.resources {
             let removed = match resource {
@@ -549,11 +554,16 @@ impl ImageStore {
             };
             if let Err(error) = removed {
                 tracing::warn!(%error, ?resource, "cannot remove unused content");
+                self.lock_left().push(*resource);
             }
         }
         if !doomed.resources.is_empty() {
             self.trash.settle(PATIENCE);
         }
+    }
+
+    fn lock_left(&self) -> MutexGuard<'_, Vec<Resource>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn used(&self) -> HashSet<Resource> {

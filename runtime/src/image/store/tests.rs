@@ -453,6 +453,21 @@ fn held_images_keep_their_content() {
 }
 
 #[test]
+fn what_could_not_be_removed_is_tried_again() {
+    let ground = Ground::new();
+    let id = ground.load_one(&docker_archive(&[busybox()])).id;
+    let (trash, aside) = (ground.dir.path().join("trash"), ground.dir.path().join("aside"));
+    std::fs::rename(&trash, &aside).unwrap();
+    std::fs::write(&trash, "in the way").unwrap();
+    ground.store.remove(&id).unwrap();
+    std::fs::remove_file(&trash).unwrap();
+    std::fs::rename(&aside, &trash).unwrap();
+    assert!(!ground.is_empty());
+    ground.store.purge().unwrap();
+    assert!(ground.is_empty());
+}
+
+#[test]
 fn what_no_image_refers_to_is_swept_at_the_start() {
     let ground = Ground::new();
     let id = ground.load_one(&docker_archive(&[busybox()])).id;

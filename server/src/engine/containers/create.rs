@@ -6,7 +6,7 @@ use berth_api::{
     ApiVersion,
     models::{ContainerCreateRequest, ContainerCreateResponse},
 };
-use berth_runtime::{Result, image::Hold};
+use berth_runtime::{Result, failpoint::hit, image::Hold};
 use jiff::Timestamp;
 
 use super::{
@@ -64,6 +64,8 @@ impl Containers {
             self.remove_directory_or_warn(&id);
         }
         let (container, warnings) = made?;
+        // It exists from here on, whoever dies.
+        let _ = hit("create.made");
         reserved.keep();
         self.index.insert(&id, Arc::clone(&container));
         self.publish(&container, "create", &[]);

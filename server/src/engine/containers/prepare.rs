@@ -12,6 +12,7 @@ use berth_runtime::{
     Error, Result,
     error::Context,
     external::Runtime,
+    failpoint::hit,
     log::JsonFile,
     supervisor::{LogConfig, SPEC_FILE, SupervisorConfig},
 };
@@ -65,6 +66,7 @@ impl Containers {
         let directory = self.store.directory(container.id());
         let network = self.join_networks(container, &details, bundle)?;
         let links = self.linked(&details)?;
+        hit("prepare.files")?;
         files::write(
             &directory,
             &view,
@@ -272,6 +274,7 @@ fn view<'a>(container: &'a Container, details: &'a Details, mounts: &'a [MountPo
 fn write_spec(bundle: &Path, spec: &Spec) -> Result<()> {
     let path = bundle.join(SPEC_FILE);
     let message = || format!("cannot write {}", path.display());
+    hit("prepare.spec").context(message)?;
     let mut file = BufWriter::new(fs::File::create(&path).context(message)?);
     serde_json::to_writer(&mut file, spec).context(message)?;
     file.flush().context(message)

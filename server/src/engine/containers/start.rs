@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use berth_runtime::{
     Error, Kind, Result,
+    failpoint::hit,
     supervisor::{Event, Failure, FailureKind, Request, SupervisorConfig, connect_attach},
 };
 use jiff::Timestamp;
@@ -67,6 +68,8 @@ impl Containers {
         // A program that isn't there is the client's mistake whatever the mechanism called it.
         let kind = match failure.code {
             126 | 127 => Kind::Invalid,
+            // That a supervisor has died is nothing that the client could wait for.
+            _ if failure.kind == FailureKind::Unavailable => Kind::Internal,
             _ => failure.kind.into(),
         };
         Err(Error::new(kind, failure.message))
@@ -82,6 +85,7 @@ impl Containers {
         let mut early = Vec::new();
         match start_program(&run, &mut events, &mut early).await {
             Ok(started_at) => {
+                let _ = hit("start.started");
                 self.started(container, started_at);
                 self.watch(container, Arc::clone(&run), events, early);
                 self.probe_health(container, &run);
@@ -101,7 +105,9 @@ impl Containers {
             let bundle = this.store.make_bundle(of.id())?;
             let launch = || {
                 let prepared = this.prepare(&of, &bundle)?;
-                Ok((this.spawner.launch(&bundle)?, prepared))
+                let launched = this.spawner.launch(&bundle)?;
+                hit("start.launched")?;
+                Ok((launched, prepared))
             };
             launch()
                 .map(|(launched, config): (_, SupervisorConfig)| (launched, bundle, config))
@@ -138,6 +144,8 @@ impl Containers {
         match created {
             Ok(pid) => {
                 self.networks.started(container.id());
+                // What dies here leaves a sandbox that nobody has started.
+                let _ = hit("start.created");
                 container.change(|details| details.state.pid = pid);
                 Ok((run, events))
             }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use berth_runtime::{
     Error, Kind, Result,
+    failpoint::hit,
     supervisor::{FailureKind, Request},
 };
 use tokio::sync::watch;
@@ -51,7 +52,7 @@ impl Containers {
     /// never) by SIGKILL. Answers when it has ended.
     ///
     /// # Errors
-    /// Not modified if it does not run; internal for everything else.
+    /// Not modified if it does not run; invalid for an unknown signal; internal for everything else.
     pub async fn stop(&self, container: &Arc<Container>, signal: &str, timeout: Option<i64>) -> Result<()> {
         self.settled(container).await;
         if !container.now().state.is_running() {
@@ -62,7 +63,7 @@ impl Containers {
             .await
             .map_err(|error| {
                 let message = format!("cannot stop container: {}: {error}", container.id());
-                Error::internal(message)
+                Error::new(kind_of_failed_stop(&error), message)
             })
     }
 
@@ -84,7 +85,7 @@ impl Containers {
             container.current().restarting_by_hand = false;
             stopped.map_err(|error| {
                 let message = format!("Cannot restart container {}: {error}", container.now().name);
-                Error::internal(message)
+                Error::new(kind_of_failed_stop(&error), message)
             })?;
         }
         let operation = container.operation.lock().await;
@@ -202,7 +203,9 @@ impl Containers {
             return Err(state::not_running(container.id()));
         };
         let signalling = run.signalling.lock().await;
+        hit("signal.send")?;
         let sent = run.link().call(Request::Signal { number, exec: None }).await;
+        let _ = hit("signal.sent");
         match sent {
             Ok(_) => self.publish(container, "kill", &[("signal", number.to_string())]),
             // It ended before the signal came.
@@ -229,6 +232,14 @@ impl Containers {
     /// Waits for a start or another operation under way, so that its result is what is looked at.
     async fn settled(&self, container: &Container) {
         drop(container.operation.lock().await);
+    }
+}
+
+/// A signal that there is not is the client's mistake; whatever else keeps a container from ending is not.
+fn kind_of_failed_stop(error: &Error) -> Kind {
+    match error.kind() {
+        Kind::Invalid => Kind::Invalid,
+        _ => Kind::Internal,
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_runtime::{Result, error::Context};
+use berth_runtime::{Result, error::Context, failpoint::hit};
 
 use super::{model::Record, spec::files};
 
@@ -159,7 +159,9 @@ impl Store {
         if path.join(SHM).exists() {
             files::unmount_shm(&path.join(SHM))?;
         }
-        absent_is_fine(fs::remove_dir_all(&path)).context(|| format!("cannot remove {}", path.display()))
+        let remove = || fs::remove_dir_all(&path);
+        absent_is_fine(hit("bundle.remove").and_then(|()| remove()))
+            .context(|| format!("cannot remove {}", path.display()))
     }
 
     /// Writes a container's file in one step.
@@ -172,13 +174,18 @@ impl Store {
         let message = || format!("cannot write {}", path.display());
         let bytes = serde_json::to_vec(record).context(message)?;
         let new = directory.join(NEW_FILE);
+        hit("container.create").context(message)?;
         let mut file = File::create(&new).context(message)?;
+        hit("container.write").context(message)?;
         file.write_all(&bytes).context(message)?;
         if sync == Sync::Yes {
+            hit("container.sync").context(message)?;
             file.sync_data().context(message)?;
         }
+        hit("container.rename").context(message)?;
         fs::rename(&new, &path).context(message)?;
         if sync == Sync::Yes {
+            hit("container.sync-dir").context(message)?;
             sync_directory(&directory).context(message)?;
         }
         Ok(())
@@ -208,7 +215,8 @@ impl Store {
         self.retire(id, false)?;
         let gone = self.data.join(format!("{GONE}{id}"));
         let message = || format!("cannot remove {}", gone.display());
-        absent_is_fine(fs::remove_dir_all(&gone)).context(message)
+        let delete = || fs::remove_dir_all(&gone);
+        absent_is_fine(hit("container.delete").and_then(|()| delete())).context(message)
     }
 
     /// Reads every container, and finds what half-made and half-removed ones have left.
@@ -252,9 +260,8 @@ impl Store {
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<()> {
-    DirBuilder::new()
-        .mode(mode)
-        .create(path)
+    hit("container.mkdir")
+        .and_then(|()| DirBuilder::new().mode(mode).create(path))
         .context(|| format!("cannot make {}", path.display()))
 }
 

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use berth_api::models::{Health, HealthStatus};
-use berth_runtime::supervisor::{Event, ExitStatus, Snapshot};
+use berth_runtime::{
+    failpoint::hit,
+    supervisor::{Event, ExitStatus, Snapshot},
+};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +88,7 @@ impl Containers {
 
     /// Records the end of a run and does what follows from it.
     pub(super) async fn ended(&self, container: &Arc<Container>, run: &Arc<Run>, status: &ExitStatus) {
+        let _ = hit("end.heard");
         // No answer is outstanding once the events have been dropped, so this is no long wait.
         drop(run.signalling.lock().await);
         self.execs_ended(container);
@@ -111,6 +115,7 @@ impl Containers {
             ],
         );
         container.tell_end(exit_code);
+        let _ = hit("end.told");
         if !matches!(next, Next::Remove) {
             self.save_or_warn(container).await;
             self.close(container, run).await;

@@ -152,7 +152,7 @@ impl Images {
         let images = self.store.list();
         let layers = images.iter().flat_map(|image| &image.layers);
         let sizes: HashMap<Digest, u64> = layers.map(|layer| (layer.diff_id, layer.size)).collect();
-        sizes.values().sum()
+        sizes.into_values().fold(0, u64::saturating_add)
     }
 
     /// All about one image.
@@ -234,6 +234,7 @@ impl Images {
                 pruned.items.extend(self.carry_out(&image, &plan)?);
             }
         }
+        self.store.purge()?;
         pruned.reclaimed = before.saturating_sub(self.layers_size());
         let reclaimed = Attributes::from([("reclaimed".to_owned(), pruned.reclaimed.to_string())]);
         self.events
@@ -363,7 +364,7 @@ fn shared_bytes(images: &[Arc<Image>]) -> HashMap<Digest, i64> {
             .layers
             .iter()
             .filter(|layer| users.get(&layer.diff_id).is_some_and(|n| *n > 1));
-        layers.map(|layer| layer.size).sum()
+        layers.map(|layer| layer.size).fold(0, u64::saturating_add)
     };
     images
         .iter()

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_runtime::{Result, error::Context, supervisor::ExitStatus};
+use berth_runtime::{Result, error::Context, failpoint::hit, supervisor::ExitStatus};
 
 use super::Setup;
 
@@ -37,7 +37,7 @@ pub(super) fn store(bundle: &Path, id: &str, setup: &Setup) -> Result<()> {
     let text = serde_json::to_vec(setup).context(message)?;
     // Under another name first: a restarted engine never finds half of it.
     let new = path.with_extension("new");
-    match fs::write(&new, &text) {
+    match hit("exec.record").and_then(|()| fs::write(&new, &text)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let directory = bundle.join(DIRECTORY);
             match DirBuilder::new().mode(0o700).create(&directory) {
@@ -47,7 +47,9 @@ pub(super) fn store(bundle: &Path, id: &str, setup: &Setup) -> Result<()> {
         }
         written => written.context(message)?,
     }
-    fs::rename(&new, &path).context(message)
+    hit("exec.rename")
+        .and_then(|()| fs::rename(&new, &path))
+        .context(message)
 }
 
 /// The execs that are recorded, and how they ended as far as they did.

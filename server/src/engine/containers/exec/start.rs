@@ -7,7 +7,7 @@ use berth_runtime::{
     Error, Kind, Result,
     error::Context,
     sandbox::defaults,
-    supervisor::{ExecRequest, ExitStatus, Failure, SPEC_FILE, Streams, connect_exec},
+    supervisor::{ExecRequest, ExitStatus, Failure, FailureKind, SPEC_FILE, Streams, connect_exec},
 };
 use jiff::Timestamp;
 use oci_spec::runtime::{BoxBuilder, Process, Spec, User};
@@ -55,25 +55,6 @@ pub struct Launched {
     pub stream: UnixStream,
 }
 
-/// An exec that has begun for a client. If that goes away before it is served, nothing has been started.
-#[derive(Debug)]
-pub(super) struct Begun(Option<Arc<Exec>>);
-
-impl Begun {
-    /// The exec, which is now really started.
-    pub fn go(mut self) -> Option<Arc<Exec>> {
-        self.0.take()
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        if let Some(exec) = &self.0 {
-            exec.not_begun();
-        }
-    }
-}
-
 impl Containers {
     /// The exec of that id and its container.
     ///
@@ -86,9 +67,8 @@ impl Containers {
         Ok((exec, container.ok_or_else(|| index::no_such(id))?))
     }
 
-    /// Starts an exec. Detached, the answer is none, as soon as it runs; else a session, which starts it when it is
-    /// served and tells there why it does not run. So the head of the reply is out before the program can write: there
-    /// are clients that lose what comes together with it.
+    /// Starts an exec. Detached, the answer is none, as soon as it runs; else its streams, or why it does not run,
+    /// which is then told there.
     ///
     /// # Errors
     /// Not found; conflict if it was started before, or if its container does not run, is paused or waits for its policy;
@@ -102,11 +82,13 @@ impl Containers {
                 _ => format!("exec command {id} is already running"),
             }));
         }
+        self.execs.started(&exec);
+        let launched = self.exec_launch(&container, &exec, request).await;
         if !request.detach {
-            let begun = Begun(Some(Arc::clone(&exec)));
-            return Ok(Some(ExecSession::new(self, &container, begun, request)));
+            let session = ExecSession::new(self, &container, &exec, request.tty, launched);
+            return Ok(Some(session));
         }
-        match self.exec_launch(&container, &exec, request).await {
+        match launched {
             Ok(_) => Ok(None),
             Err(failure) => Err(start_error(failure)),
         }
@@ -122,7 +104,6 @@ impl Containers {
         exec: &Arc<Exec>,
         request: ExecStart,
     ) -> Result<Launched, Failure> {
-        self.execs.started(exec);
         self.publish_exec(container, exec, format!("exec_start: {}", exec.command()), &[]);
         let launched = self.try_launch_exec(container, exec, request).await;
         if let Err(failure) = &launched {
@@ -162,7 +143,7 @@ impl Containers {
             Ok::<_, Failure>(attached.stream)
         });
         let stream = match connected.await {
-            Ok(stream) => stream?,
+            Ok(stream) => stream.map_err(ended_meanwhile)?,
             Err(error) => {
                 let error = Error::internal("the start of an exec was broken off").caused_by(error);
                 return Err(error.into());
@@ -272,4 +253,12 @@ fn own_process(run: &Run) -> Result<Arc<Process>> {
     let spec: Spec = serde_json::from_slice(&std::fs::read(&path).context(message)?).context(message)?;
     let process = spec.process().clone().unwrap_or_default();
     Ok(Arc::clone(run.process.get_or_init(|| Arc::new(process))))
+}
+
+/// Nobody listens any more where a container has just ended: it is not running, which is a conflict.
+fn ended_meanwhile(mut failure: Failure) -> Failure {
+    if failure.kind == FailureKind::Unavailable {
+        failure.kind = FailureKind::Conflict;
+    }
+    failure
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use berth_api::models::HostConfig;
-use berth_runtime::{Error, Result, error::Context};
+use berth_runtime::{Error, Result, error::Context, failpoint::hit};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{
@@ -286,10 +286,12 @@ pub fn make_bind_sources(mounts: &[MountPoint]) -> Result<()> {
 pub fn mount_shm(path: &Path, size: i64) -> Result<()> {
     let failed = || format!("cannot mount shared memory at {}", path.display());
     unmount_shm(path)?;
+    hit("shm.mkdir").context(failed)?;
     fs::create_dir(path).context(failed)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let options = format!("mode=1777,size={size}");
-    let mounted = mount(Some("shm"), path, Some("tmpfs"), flags, Some(options.as_str()));
+    let mount = || mount(Some("shm"), path, Some("tmpfs"), flags, Some(options.as_str()));
+    let mounted = hit("shm.mount").and_then(|()| Ok(mount()?));
     if mounted.is_err() {
         let _ = fs::remove_dir(path);
     }
@@ -302,6 +304,7 @@ pub fn mount_shm(path: &Path, size: i64) -> Result<()> {
 /// Internal, if it cannot be unmounted or removed.
 pub fn unmount_shm(path: &Path) -> Result<()> {
     let failed = || format!("cannot unmount shared memory at {}", path.display());
+    hit("shm.unmount").context(failed)?;
     match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
         Err(error) => return Err(error).context(failed),
