@@ -309,7 +309,7 @@ impl Engine {
                 && let Some(end) = line.rfind(" (")
                 && let Some(text) = line.get(..end)
             {
-                *line = text.trim_end_matches(|c: char| c == '(').to_owned();
+                *line = text.trim_end_matches('(').to_owned();
             }
         }
         for root in [self.data_root(), self.exec_root()] {

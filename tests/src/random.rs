@@ -19,7 +19,7 @@ pub fn seed() -> u64 {
         let time = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
-        number("BERTH_SEED").unwrap_or(u64::from(time.subsec_nanos()) ^ time.as_secs())
+        number("BERTH_SEED").unwrap_or_else(|| u64::from(time.subsec_nanos()) ^ time.as_secs())
     });
     *SEED
 }

@@ -342,7 +342,7 @@ fn wanted(fd: BorrowedFd<'_>, path: &RelPath) -> Result<Vec<Xattr>> {
 /// Whether `dir` is of proc, sysfs or a control group file system (statfs(2)).
 fn is_of_kernel(dir: BorrowedFd<'_>) -> bool {
     const MAGIC: [i64; 4] = [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
-    fs::fstatfs(dir).is_ok_and(|stat| MAGIC.contains(&i64::from(stat.f_type)))
+    fs::fstatfs(dir).is_ok_and(|stat| MAGIC.contains(&stat.f_type))
 }
 
 fn failed(path: &RelPath, errno: Errno) -> Error {
