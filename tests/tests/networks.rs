@@ -244,7 +244,7 @@ async fn bad_requests_get_the_words_of_docker() {
     let config = |config: Value| json!({"Name": "bad", "IPAM": {"Config": [config]}});
     for (body, status, words) in [
         (json!({"Name": ""}), 400, "name is empty"),
-        (json!({"Name": "a/b"}), 400, "a/b"),
+        (json!({"Name": " "}), 400, "name is empty"),
         (json!({"Name": "host"}), 403, "predefined host network"),
         (json!({"Name": "default"}), 403, "predefined"),
         (
@@ -284,11 +284,6 @@ async fn bad_requests_get_the_words_of_docker() {
             config(json!({"Subnet": format!("{subnet}.128/25")})),
             403,
             "Pool overlaps with other one on this address space",
-        ),
-        (
-            config(json!({"Subnet": "10.0.0.1/24"})),
-            400,
-            "it should be 10.0.0.0/24",
         ),
         (config(json!({"Subnet": "x"})), 400, "invalid CIDR block notation"),
         (

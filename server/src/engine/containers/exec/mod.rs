@@ -142,6 +142,17 @@ impl Exec {
         })
     }
 
+    /// Takes back the start if no process has been made.
+    fn not_begun(&self) {
+        self.state.send_if_modified(|state| {
+            let begun = state.phase == Phase::Starting;
+            if begun {
+                state.phase = Phase::Created;
+            }
+            begun
+        });
+    }
+
     /// Gives it up if it was never started; from then on it cannot be.
     fn give_up(&self) -> bool {
         self.state.send_if_modified(|state| {
@@ -205,7 +216,10 @@ mod tests {
     fn there_is_one_start_and_one_end() {
         let exec = exec();
         assert!(exec.begin() && !exec.begin());
+        exec.not_begun();
+        assert!(exec.begin() && !exec.begin());
         exec.running(7);
+        exec.not_begun();
         assert_eq!((exec.now().phase, exec.now().pid), (Phase::Running, 7));
         assert!(exec.end(3) && !exec.end(4));
         assert_eq!(exec.now().phase, Phase::Ended { exit_code: 3 });

@@ -23,12 +23,67 @@ use super::{
         model::Container,
         payload::Payload,
     },
-    Exec, Launched,
+    Exec, ExecStart, Launched,
+    start::Begun,
 };
 
-/// A client's place at an exec that runs or could not be run.
+/// A client's place at an exec that it starts.
 #[derive(Debug)]
 pub struct ExecSession {
+    containers: Containers,
+    container: Arc<Container>,
+    begun: Begun,
+    request: ExecStart,
+}
+
+impl ExecSession {
+    pub(super) fn new(
+        containers: &Containers,
+        container: &Arc<Container>,
+        begun: Begun,
+        request: ExecStart,
+    ) -> Self {
+        Self {
+            containers: containers.clone(),
+            container: Arc::clone(container),
+            begun,
+            request,
+        }
+    }
+
+    /// How output is sent: as the client that started it says, whatever the exec has.
+    pub fn framing(&self) -> Framing {
+        match self.request.tty {
+            true => Framing::Raw,
+            false => Framing::Multiplexed,
+        }
+    }
+
+    /// Starts the exec and serves the client until it leaves or the exec has ended. The exec goes on without it.
+    pub async fn serve(self, client: Upgraded) {
+        let (containers, container, request) = (self.containers, self.container, self.request);
+        let Some(exec) = self.begun.go() else {
+            return;
+        };
+        let launched = containers.exec_launch(&container, &exec, request).await;
+        let place = Place {
+            containers,
+            container,
+            exec: Arc::clone(&exec),
+            tty: request.tty,
+            launched,
+        };
+        let (input, mut output) = split(client);
+        if let Err(error) = place.run(input, &mut output).await {
+            tracing::debug!(exec = &*exec.id, %error, "a client of an exec was broken off");
+        }
+        // The client may be gone already.
+        let _ = output.shutdown().await;
+    }
+}
+
+/// A client at an exec that runs or could not be run.
+struct Place {
     containers: Containers,
     container: Arc<Container>,
     exec: Arc<Exec>,
@@ -37,42 +92,7 @@ pub struct ExecSession {
     launched: Result<Launched, Failure>,
 }
 
-impl ExecSession {
-    pub(super) fn new(
-        containers: &Containers,
-        container: &Arc<Container>,
-        exec: &Arc<Exec>,
-        tty: bool,
-        launched: Result<Launched, Failure>,
-    ) -> Self {
-        Self {
-            containers: containers.clone(),
-            container: Arc::clone(container),
-            exec: Arc::clone(exec),
-            tty,
-            launched,
-        }
-    }
-
-    /// How output is sent: as the client that started it says, whatever the exec has.
-    pub fn framing(&self) -> Framing {
-        match self.tty {
-            true => Framing::Raw,
-            false => Framing::Multiplexed,
-        }
-    }
-
-    /// Serves the client until it leaves or the exec has ended. The exec goes on without it.
-    pub async fn serve(self, client: Upgraded) {
-        let (input, mut output) = split(client);
-        let exec = Arc::clone(&self.exec);
-        if let Err(error) = self.run(input, &mut output).await {
-            tracing::debug!(exec = &*exec.id, %error, "a client of an exec was broken off");
-        }
-        // The client may be gone already.
-        let _ = output.shutdown().await;
-    }
-
+impl Place {
     async fn run(self, input: ReadHalf<Upgraded>, output: &mut WriteHalf<Upgraded>) -> io::Result<()> {
         let stream = match self.launched {
             Ok(launched) => launched.stream,

@@ -55,6 +55,25 @@ pub struct Launched {
     pub stream: UnixStream,
 }
 
+/// An exec that has begun for a client. If that goes away before it is served, nothing has been started.
+#[derive(Debug)]
+pub(super) struct Begun(Option<Arc<Exec>>);
+
+impl Begun {
+    /// The exec, which is now really started.
+    pub fn go(mut self) -> Option<Arc<Exec>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(exec) = &self.0 {
+            exec.not_begun();
+        }
+    }
+}
+
 impl Containers {
     /// The exec of that id and its container.
     ///
@@ -67,8 +86,9 @@ impl Containers {
         Ok((exec, container.ok_or_else(|| index::no_such(id))?))
     }
 
-    /// Starts an exec. Detached, the answer is none, as soon as it runs; else its streams, or why it does not run,
-    /// which is then told there.
+    /// Starts an exec. Detached, the answer is none, as soon as it runs; else a session, which starts it when it is
+    /// served and tells there why it does not run. So the head of the reply is out before the program can write: there
+    /// are clients that lose what comes together with it.
     ///
     /// # Errors
     /// Not found; conflict if it was started before, or if its container does not run, is paused or waits for its policy;
@@ -82,13 +102,11 @@ impl Containers {
                 _ => format!("exec command {id} is already running"),
             }));
         }
-        self.execs.started(&exec);
-        let launched = self.exec_launch(&container, &exec, request).await;
         if !request.detach {
-            let session = ExecSession::new(self, &container, &exec, request.tty, launched);
-            return Ok(Some(session));
+            let begun = Begun(Some(Arc::clone(&exec)));
+            return Ok(Some(ExecSession::new(self, &container, begun, request)));
         }
-        match launched {
+        match self.exec_launch(&container, &exec, request).await {
             Ok(_) => Ok(None),
             Err(failure) => Err(start_error(failure)),
         }
@@ -104,6 +122,7 @@ impl Containers {
         exec: &Arc<Exec>,
         request: ExecStart,
     ) -> Result<Launched, Failure> {
+        self.execs.started(exec);
         self.publish_exec(container, exec, format!("exec_start: {}", exec.command()), &[]);
         let launched = self.try_launch_exec(container, exec, request).await;
         if let Err(failure) = &launched {
