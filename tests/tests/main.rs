@@ -11,6 +11,7 @@ mod containers;
 mod copy;
 mod crash;
 mod crash_matrix;
+mod dns;
 mod docker_cli;
 mod document;
 mod endings;

@@ -274,7 +274,7 @@ impl Watch {
     }
 }
 
-fn commit(netlink: &mut Netlink, batch: &[Message]) -> Result<()> {
+pub(super) fn commit(netlink: &mut Netlink, batch: &[Message]) -> Result<()> {
     netlink
         .commit(&nft::begin(), batch, &nft::end())
         .map_err(|refusal| {

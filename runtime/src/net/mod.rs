@@ -7,6 +7,7 @@
 //! | [`links`] | links, addresses and routes of one namespace: rtnetlink(7) |
 //! | [`namespace`] | network namespaces |
 //! | [`firewall`] | one table of nftables for each engine: masquerading, isolation, published ports |
+//! | [`names`] | sockets of a name server inside a namespace |
 //! | `nft` | the messages of nftables |
 //! | `message`, `socket` | netlink(7) itself |
 
@@ -14,6 +15,7 @@ pub mod counters;
 pub mod firewall;
 pub mod links;
 mod message;
+pub mod names;
 pub mod namespace;
 mod nft;
 mod socket;
@@ -22,5 +24,6 @@ pub use self::{
     counters::{Counters, counters},
     firewall::{Firewall, Network, Port, Protocol, Watch},
     links::{Link, Links, NewBridge, NewPair, NewUpon, Upon},
+    names::NameSockets,
     namespace::{Namespace, read_sysctl, write_sysctl},
 };

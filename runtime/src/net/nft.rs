@@ -262,6 +262,13 @@ impl Rule {
         })
     }
 
+    /// Loads a value that is always the same.
+    pub fn load(self, register: u32, value: &[u8]) -> Self {
+        self.expression("immediate", |data| {
+            data.big(1, register).nest(2, |inner| inner.attribute(1, value))
+        })
+    }
+
     /// Goes on if a register has this value.
     pub fn when(self, register: u32, value: &[u8]) -> Self {
         self.compare(register, 0, value)

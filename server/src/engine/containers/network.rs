@@ -52,6 +52,7 @@ impl Containers {
             main,
             endpoints: &details.networks,
             wanted: wanted(container, details)?,
+            name_servers: details.host_config.dns.as_deref().unwrap_or_default(),
         })?;
         store(bundle, &joined.attachment)?;
         container.change(|details| {
@@ -93,6 +94,14 @@ impl Containers {
             details.ports = Arc::new(shown_ports(&attachment));
         });
         self.networks.readopt(container.id(), attachment);
+    }
+
+    /// Serves names inside a container that has run on without the engine.
+    pub(super) async fn answer_names_again(&self, container: &Container, pid: i32) {
+        let (networks, id) = (self.networks.clone(), container.id().to_owned());
+        if let Err(error) = blocking(move || networks.answer_names(&id, pid)).await {
+            tracing::error!(container = container.id(), %error, "a running container has no name server");
+        }
     }
 
     /// Addresses of the containers that legacy links of the default network name, each with its names.

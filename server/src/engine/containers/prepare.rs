@@ -74,8 +74,7 @@ impl Containers {
                 own: &network.addresses,
                 links: &links,
                 host_gateway: self.host_gateway(&details)?,
-                // No server answers inside yet: the host's are named on every network.
-                name_server: false,
+                name_server: network.has_names,
             },
         )?;
         let shm = bundle.join(super::store::SHM);

@@ -158,6 +158,7 @@ impl Containers {
                     }
                 });
                 container.current().run = Some(Arc::clone(&run));
+                self.answer_names_again(container, pid).await;
                 let strangers = self.restore_execs(container, &run, &execs, &exec_pids).await;
                 self.watch(container, Arc::clone(&run), events, Vec::new());
                 self.probe_health(container, &run);

@@ -42,6 +42,8 @@ pub struct JoinRequest<'a> {
     pub endpoints: &'a BTreeMap<String, EndpointSettings>,
     /// What it wants to be published.
     pub wanted: Wanted,
+    /// Name servers of its own; empty for those of the host.
+    pub name_servers: &'a [String],
 }
 
 /// What a container has got.
@@ -101,6 +103,9 @@ impl Networks {
             }
             set_routes(&mut made, &plans)?;
             namespace = Some(made.path());
+            if plans.iter().any(|plan| plan.record.is_user_defined()) {
+                self.answer_names_in(request.container, &made)?;
+            }
             self.with_sandbox(request.container, |sandbox| sandbox.namespace = Some(made))?;
         }
         self.publish_ports(request.container, request.name, &request.wanted)?;
@@ -159,6 +164,7 @@ impl Networks {
                 .map(|(protocol, port)| (super::ports::name_of(*protocol).to_owned(), *port))
                 .collect(),
             gateway: sandbox.gateway.clone(),
+            name_servers: sandbox.name_servers.clone(),
         }
     }
 
@@ -197,6 +203,7 @@ impl Networks {
             request.container.to_owned(),
             Sandbox {
                 exposed: request.wanted.exposed.clone(),
+                name_servers: request.name_servers.to_vec(),
                 ..Sandbox::default()
             },
         );
@@ -274,6 +281,9 @@ impl Networks {
             return;
         };
         sandbox.relays.cancel();
+        if let Some(names) = &sandbox.names {
+            names.cancel();
+        }
         let rules: Vec<Port> = sandbox
             .ports
             .iter()

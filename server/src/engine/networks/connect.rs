@@ -90,6 +90,9 @@ impl Networks {
         let alias = self.alias(&format!("container {}", request.container));
         wire(&mut namespace, plan, false, &alias)?;
         let endpoint = &plan.endpoint;
+        if plan.record.is_user_defined() {
+            self.answer_names_in(request.container, &namespace)?;
+        }
         for ipv6 in [false, true] {
             let others = self.ways_out(request.container, ipv6);
             let led = others.iter().any(|other| other.id != endpoint.id);

@@ -9,6 +9,7 @@
 //! | [`create`], [`remove`], [`list`] | the operations |
 //! | [`attach`], [`connect`] | containers join and leave |
 //! | [`ports`], [`relay`] | published ports |
+//! | [`dns`] | the name server inside containers of user-defined networks |
 //! | [`host`] | bridges and other links, subnets of the host, kernel parameters |
 //! | [`restore`] | what a restarted engine does |
 //!
@@ -18,6 +19,7 @@ pub mod addresses;
 pub mod attach;
 pub mod connect;
 pub mod create;
+pub mod dns;
 pub mod host;
 pub mod list;
 pub mod options;

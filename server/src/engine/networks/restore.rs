@@ -191,6 +191,7 @@ impl Networks {
         let state: &mut State = &mut state;
         let mut sandbox = Sandbox {
             gateway: attachment.gateway,
+            name_servers: attachment.name_servers,
             exposed: attachment
                 .exposed
                 .iter()

@@ -100,6 +100,9 @@ pub struct Attachment {
     pub exposed: Vec<(String, u16)>,
     /// Id of the network whose endpoint the ports lead to and the default route leads out of; empty if none.
     pub gateway: String,
+    /// Name servers of its own; empty for those of the host.
+    #[serde(default)]
+    pub name_servers: Vec<String>,
 }
 
 /// A running container.
@@ -113,6 +116,10 @@ pub struct Sandbox {
     pub exposed: Vec<(Protocol, u16)>,
     /// Id of the network that leads out; empty if none.
     pub gateway: String,
+    /// Name servers of its own; empty for those of the host.
+    pub name_servers: Vec<String>,
+    /// Ends the name server inside; none if there is none.
+    pub names: Option<CancellationToken>,
     /// Keeps its namespace until a process does.
     pub namespace: Option<Namespace>,
     /// Ends the relays of its ports.
