@@ -83,7 +83,7 @@ fn reply(request: &Message, code: ResponseCode, answers: Vec<Record>) -> Message
 
 fn text(name: &Name) -> String {
     let text = name.to_ascii();
-    text.strip_suffix('.').map_or(text.clone(), str::to_owned)
+    text.strip_suffix('.').unwrap_or(&text).to_owned()
 }
 
 fn addresses(name: &Name, kind: RecordType, zone: &Zone, turn: usize) -> Option<Vec<Record>> {
