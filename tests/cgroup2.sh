@@ -48,7 +48,8 @@ check "the host's cgroup namespace" host \
   "$($run --cgroupns host busybox cat /proc/self/cgroup | grep -q ::/vm/ && echo host)"
 docker run --name hungry --network none --memory 16m busybox tail /dev/zero >/dev/null 2>&1
 check "too much memory is the end" "true 137" "$(docker inspect --format '{{.State.OOMKilled}} {{.State.ExitCode}}' hungry)"
-check "and is told" oom "$(docker events --since 1h --until 0s --filter event=oom --format '{{.Action}}' | head -n 1)"
+# The end of this second: a duration is cut to whole seconds, which would leave out what has just happened.
+check "and is told" oom "$(docker events --since 1h --until $(($(date +%s) + 1)) --filter event=oom --format '{{.Action}}' | head -n 1)"
 docker run -d --name idle --network none busybox sh -c 'sleep 1000 & sleep 1000 & wait' >/dev/null
 check "its processes are counted" 3 "$(docker stats --no-stream --format '{{.PIDs}}' idle)"
 docker pause idle >/dev/null

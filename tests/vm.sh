@@ -36,7 +36,12 @@ trap 'rm -rf "$root"' EXIT
 mkdir -p "$root"/{bin,proc,sys,dev,tmp,run,var,etc,modules,newroot,lib64}
 cp /bin/busybox "$root/bin/busybox"
 cp "$script" "$root/script"
-find "$work/kernel/lib/modules" \( -name overlay.ko -o -name configs.ko \) -exec cp {} "$root/modules/" \;
+# Layers, and what networks are made of. A real host loads them by itself when they are asked for.
+for module in overlay configs nfnetlink nf_defrag_ipv4 nf_defrag_ipv6 libcrc32c crc32c_generic nf_conntrack nf_nat nf_tables \
+  nft_chain_nat nft_masq nft_ct nft_nat nft_fib nft_fib_ipv4 nft_fib_ipv6 nft_fib_inet nft_reject nft_reject_inet \
+  nf_reject_ipv4 nf_reject_ipv6 llc stp bridge br_netfilter veth; do
+  find "$work/kernel/lib/modules" -name "$module.ko" -exec cp {} "$root/modules/" \;
+done
 for file in "$@"; do
   cp "$file" "$root/bin/"
   # Shared libraries by the paths that the program loads them from; a static program has none.
@@ -70,7 +75,12 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
-for module in /modules/*.ko; do [ -e "$module" ] && insmod "$module"; done
+# Some need others that come later in the alphabet, so what fails is tried again as long as that helps.
+before=
+while left=$(for module in /modules/*.ko; do
+  [ -e "$module" ] && { insmod "$module" 2>/dev/null && rm "$module" || echo "$module"; }
+done) && [ "$left" != "$before" ]; do before=$left; done
+[ -z "$left" ] || echo "modules that were not loaded: $left"
 echo root:x:0:0:root:/:/bin/sh >/etc/passwd
 echo root:x:0: >/etc/group
 sh /script
