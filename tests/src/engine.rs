@@ -311,6 +311,10 @@ impl Engine {
             {
                 *line = text.trim_end_matches('(').to_owned();
             }
+            // A process that has been replaced has another width for its title.
+            if line.starts_with("process") {
+                *line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+            }
         }
         for root in [self.data_root(), self.exec_root()] {
             all.extend(census::tree(&root));

@@ -73,6 +73,18 @@ impl Failpoints {
         }
     }
 
+    /// Waits until nothing has been hit for a moment, so that what comes next is what is done next.
+    pub async fn quiet(&self) {
+        let mut before = None;
+        loop {
+            let now = self.hits().len();
+            if before.replace(now) == Some(now) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// What was hit since the plan was made, in this order.
     pub fn hits(&self) -> Vec<Hit> {
         let text = fs::read_to_string(self.path("hits")).unwrap_or_default();

@@ -31,6 +31,7 @@ pub mod random;
 pub mod registry;
 pub mod stream;
 pub mod volume_plugin;
+pub mod web;
 
 pub use client::{Client, Reply};
 pub use engine::Engine;

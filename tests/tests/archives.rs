@@ -4,6 +4,7 @@ use berth_tests::{
     Engine,
     client::{filters, query},
     image::{Compression, Image, Tar, digest},
+    web::Web,
 };
 use serde_json::json;
 
@@ -149,6 +150,35 @@ async fn saved_images_load_again() {
         .get("/images/get?names=save/me:v1&names=nothing")
         .await
         .expect(404);
+    engine.finish().await;
+}
+
+#[tokio::test]
+async fn an_archive_is_imported_by_its_address() {
+    let engine = Engine::start().await;
+    let tar = Tar::new().file("motd", 0o644, "hello").finish();
+    let web = Web::serve(Compression::Gzip.apply(&tar)).await;
+    let create = async |source: &str| {
+        let pairs = [("fromSrc", source), ("repo", "fetched")];
+        engine.api.post(&format!("/images/create{}", query(&pairs))).await
+    };
+    let reply = create(&web.url("root.tar.gz")).await.expect(200);
+    let last = reply.records().pop().expect("a record");
+    let seen = engine.api.get("/images/fetched/json").await.expect(200).json();
+    assert_eq!(seen["Id"], last["status"]);
+    assert_eq!(
+        seen["Comment"],
+        format!("Imported from {}", web.url("root.tar.gz"))
+    );
+    // Without a scheme it is http.
+    create(web.url("x").trim_start_matches("http://"))
+        .await
+        .expect(200);
+    let refused = create("http://127.0.0.1:1/x").await.expect(400).message();
+    assert!(
+        refused.contains("cannot download http://127.0.0.1:1/x"),
+        "{refused}"
+    );
     engine.finish().await;
 }
 

@@ -5,6 +5,7 @@ use berth_tests::{
     Engine,
     client::{filters, query},
     image::{Compression, Node, Tar},
+    web::Web,
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -599,6 +600,15 @@ async fn a_remote_is_an_archive_or_a_dockerfile() {
     let engine = started().await;
     let refused = refused(&engine, &[("remote", "http://127.0.0.1:1/x")], Vec::new()).await;
     assert!(refused.contains("error downloading remote context"), "{refused}");
+    let text = "FROM busybox\nLABEL from=afar\n";
+    for body in [text.as_bytes().to_vec(), dockerfile(text).finish()] {
+        let web = Web::serve(body).await;
+        let pairs = [("remote", &*web.url("it")), ("t", "remote")];
+        build(&engine, &pairs, Tar::new()).await.ok();
+        let seen = engine.api.get("/images/remote/json").await.expect(200).json();
+        assert_eq!(seen["Config"]["Labels"]["from"], "afar");
+        engine.api.delete("/images/remote").await.expect(200);
+    }
     for remote in ["http://127.0.0.1:1/x.git#--upload-pack=x", "ftp://x/y"] {
         self::refused(&engine, &[("remote", remote)], Vec::new()).await;
     }

@@ -185,6 +185,11 @@ impl Deed {
             let start = api.call(Method::POST, &path).json(&json!({"Detach": true}));
             return outcome(start.attempt().await);
         }
+        // A prune goes on after what it cannot remove, and does not tell that it did.
+        if self == Self::Prune && reply.status() == 200 && reply.json()["ContainersDeleted"].is_null() {
+            let left = status(api).await;
+            return Some(left.map_or(Ok(()), |left| Err(format!("pruning has left it {left}"))));
+        }
         outcome(Some(reply))
     }
 
@@ -324,7 +329,13 @@ impl Stage {
             before: Vec::new(),
         };
         stage.bystander_lives("at the beginning").await;
-        stage.before = stage.engine.traces();
+        // What is written behind the load, such as that its layers are on the disk, is there first.
+        let mut before = Vec::new();
+        while before != stage.engine.traces() {
+            before = stage.engine.traces();
+            tokio::time::sleep(BEHIND).await;
+        }
+        stage.before = before;
         stage
     }
 
@@ -417,6 +428,7 @@ impl Stage {
         );
         deed.prepare(&self.engine.api).await;
         let engine = self.engine.pid();
+        self.points.quiet().await;
         self.points.plan(&case.point, case.number, case.action);
         let done = match case.action {
             "pause" => self.killed_meanwhile(deed).await,
@@ -490,7 +502,17 @@ impl Stage {
         if needs_process && status.as_deref() != Some("running") && status.as_deref() != Some("paused") {
             self.engine.api.start("subject").await;
         }
-        match deed.done(&self.engine.api).await {
+        let mut done = deed.done(&self.engine.api).await;
+        // That a supervisor was killed may be noticed only now; then it has to be started first, too.
+        let end = tokio::time::Instant::now() + SETTLED;
+        while needs_process
+            && matches!(&done, Some(Err(refusal)) if refusal.contains("is not running") || refusal.contains("No such exec"))
+            && tokio::time::Instant::now() < end
+        {
+            self.engine.api.post("/containers/subject/start").await;
+            done = deed.done(&self.engine.api).await;
+        }
+        match done {
             Some(Ok(())) => {}
             Some(Err(refusal)) => assert!(
                 deed.is_done(&refusal),
@@ -542,19 +564,16 @@ async fn matrix(deeds: &[Deed]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "finds faults that are not mended yet"]
 async fn making_and_starting() {
     matrix(&[Deed::Create, Deed::Start, Deed::Restart]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "finds faults that are not mended yet"]
 async fn ending_and_removing() {
     matrix(&[Deed::Stop, Deed::Kill, Deed::End, Deed::Remove, Deed::Prune]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "finds faults that are not mended yet"]
 async fn changing() {
     matrix(&[Deed::Rename, Deed::Update, Deed::Pause, Deed::Unpause, Deed::Exec]).await;
 }

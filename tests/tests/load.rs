@@ -298,7 +298,6 @@ fn follow(name: &str, events: &[String]) {
 /// Clients that get into each other's way: every answer is one of those that the document has for it, the events of each
 /// container are a way through its states, and what was acknowledged happened exactly once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "finds faults that are not mended yet"]
 async fn conflicting_calls_fit_the_states() {
     let engine = Engine::start().await;
     engine.api.load_busybox().await;

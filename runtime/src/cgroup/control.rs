@@ -14,7 +14,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::{Cgroup, Dir, Version};
+use super::{Cgroup, Dir, Version, create};
 use crate::{Error, Kind, Result, error::Context, failpoint::hit, sys::pidfd::send_signal};
 
 /// How long freezing and removing wait for the kernel.
@@ -159,28 +159,47 @@ impl Cgroup {
     /// ending.
     ///
     /// # Errors
-    /// [`Kind::Conflict`] if processes are still in it.
+    /// [`Kind::Conflict`] if processes are still in it. What can be removed is gone all the same.
     pub fn remove(&self) -> Result<()> {
-        for dir in &self.dirs {
-            let path = dir.path.display();
-            let message = || format!("cannot remove the cgroup directory {path}");
-            hit("cgroup.remove").context(message)?;
-            if !wait_for(|| remove_tree(&dir.path)).context(message)? {
-                let message = format!("cgroup {path} still has processes; end them first");
-                return Err(Error::new(Kind::Conflict, message));
-            }
-        }
-        Ok(())
+        // A hierarchy that refuses keeps no other's directory.
+        self.dirs.iter().map(Dir::remove).fold(Ok(()), Result::and)
     }
 
     /// v2 tells when everything is frozen and kills what is; v1 is the fallback.
     fn freezer(&self) -> Result<Freezer<'_>> {
         let v2 = self.v2().filter(|d| d.path.join("cgroup.freeze").exists());
-        let dir = v2.or_else(|| self.find("freezer")).ok_or_else(|| {
-            let message = "processes cannot be frozen: neither cgroup version 2 nor the v1 freezer is usable";
-            Error::new(Kind::Unavailable, message)
-        })?;
-        Ok(Freezer { dir })
+        match v2.or_else(|| self.find("freezer")) {
+            Some(dir) => Ok(Freezer { dir }),
+            None => Err(Self::no_freezer()?),
+        }
+    }
+
+    /// Why a cgroup has no freezer: it is being removed, or the host has none.
+    fn no_freezer() -> Result<Error> {
+        Ok(
+            match create::plan(Path::new(""), Path::new(""))?.find("freezer") {
+                Some(_) => Error::not_found("the cgroup is gone"),
+                None => Error::new(
+                    Kind::Unavailable,
+                    "processes cannot be frozen: neither cgroup version 2 nor the v1 freezer is usable",
+                ),
+            },
+        )
+    }
+}
+
+impl Dir {
+    fn remove(&self) -> Result<()> {
+        let path = self.path.display();
+        let message = || format!("cannot remove the cgroup directory {path}");
+        hit("cgroup.remove").context(message)?;
+        match wait_for(|| remove_tree(&self.path)).context(message)? {
+            true => Ok(()),
+            false => {
+                let message = format!("cgroup {path} still has processes; end them first");
+                Err(Error::new(Kind::Conflict, message))
+            }
+        }
     }
 }
 

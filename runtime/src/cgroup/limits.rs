@@ -336,12 +336,27 @@ pub(super) fn refused(file: &str, value: &str, error: std::io::Error) -> Error {
 
 impl Dir {
     pub(super) fn write(&self, file: &str, value: &str) -> Result<()> {
-        super::write_file(&self.path.join(file), value).map_err(|e| refused(file, value, e))
+        super::write_file(&self.path.join(file), value).map_err(|e| match self.is_gone() {
+            true => self.gone(e),
+            false => refused(file, value, e),
+        })
     }
 
     pub(super) fn read(&self, file: &str) -> Result<String> {
         let path = self.path.join(file);
-        std::fs::read_to_string(&path).context(|| format!("cannot read {}", path.display()))
+        match std::fs::read_to_string(&path) {
+            Err(e) if self.is_gone() => Err(self.gone(e)),
+            text => text.context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// It was removed, as happens when its last process ends.
+    fn is_gone(&self) -> bool {
+        !self.path.exists()
+    }
+
+    fn gone(&self, error: std::io::Error) -> Error {
+        Error::not_found(format!("cgroup {} is gone", self.path.display())).caused_by(error)
     }
 }
 

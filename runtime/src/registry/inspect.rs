@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Credentials, Registry,
-    pull::{ACCEPT, describe, manifest_path},
-};
+use super::{Credentials, Registry, lookup::manifest_of, pull::describe};
 use crate::{
     Error, Kind, Result,
     image::{Descriptor, ImageConfig, Limits, Platform, Reference, manifest::Document},
@@ -21,7 +18,7 @@ pub struct Inspected {
 }
 
 impl Registry {
-    /// Asks the registry, not its mirrors, what `reference` is.
+    /// Asks the mirrors, then the registry, what `reference` is.
     ///
     /// # Errors
     /// [`Kind::Unauthorized`], [`Kind::Forbidden`] and [`Kind::NotFound`] if the registry says so, [`Kind::Internal`]
@@ -34,14 +31,9 @@ impl Registry {
     ) -> Result<Inspected> {
         let reference = reference.clone().normalized();
         let sessions = self.sessions(&reference, credentials).await?;
-        let session = sessions
-            .last()
-            .ok_or_else(|| Error::internal("there is no registry to ask"))?;
-        let path = manifest_path(&reference);
-        let document = session
-            .document(&path, &ACCEPT, limits.config_bytes, reference.digest())
+        let (session, document) = manifest_of(&sessions, &reference, limits.config_bytes)
             .await
-            .map_err(|failure| {
+            .map_err(|(failure, _)| {
                 let error = failure.into_error();
                 match error.kind() {
                     Kind::NotFound => Error::not_found(format!(

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use reqwest::Method;
 
 use super::{
-    Credentials, Registry,
+    Credentials, Registry, blocking,
     failure::Failure,
-    pull::blocking,
     session::{self, Request},
     sites::OFFICIAL,
     token::{self, Challenge, Wish},

@@ -10,6 +10,7 @@
 //! | [`failure`] | what went wrong, in the registry's own words |
 //! | [`download`] | blobs that arrive: shared, resumed, read while they come |
 //! | [`pull`], [`push`] | whole images |
+//! | [`lookup`] | what mirrors and the registry are asked in turn |
 //! | [`inspect`], [`search`], [`login`] | questions |
 
 mod certificates;
@@ -18,6 +19,7 @@ mod download;
 mod failure;
 mod inspect;
 mod login;
+mod lookup;
 mod pull;
 mod push;
 mod search;
@@ -39,6 +41,7 @@ pub use self::{
     sites::check_mirror,
 };
 use self::{download::Downloads, sites::Site};
+use crate::{Error, Result};
 
 /// How registries are spoken to.
 #[derive(Clone, Debug)]
@@ -167,5 +170,15 @@ pub trait Listener: Send + Sync + 'static {
 impl<F: Fn(Event) + Send + Sync + 'static> Listener for F {
     fn hear(&self, event: Event) {
         self(event);
+    }
+}
+
+/// Work that waits for the disk.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(format!(
+            "a piece of work was broken off: {error}"
+        ))),
     }
 }

@@ -8,9 +8,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Credentials, Event, Listener, Registry, State,
+    Credentials, Event, Listener, Registry, State, blocking,
     download::{Arrival, End, Source},
     failure::Failure,
+    lookup::{ACCEPT, SCHEMA_1, manifest_of, manifest_path, tag_or_digest},
     session::{self, Request, Session},
 };
 use crate::{
@@ -26,23 +27,6 @@ use crate::{
 const PACE: Duration = Duration::from_millis(100);
 /// Indexes within indexes.
 const DEPTH: usize = 3;
-/// Tags of one repository.
-const TAGS: usize = 10_000;
-const TAGS_PAGE: usize = 4 << 20;
-const SCHEMA_1: [&str; 2] = [
-    "application/vnd.docker.distribution.manifest.v1+prettyjws",
-    "application/vnd.docker.distribution.manifest.v1+json",
-];
-/// What is understood, and what is refused with words.
-pub const ACCEPT: [&str; 6] = [
-    media::DOCKER_MANIFEST,
-    media::DOCKER_INDEX,
-    media::MANIFEST,
-    media::INDEX,
-    SCHEMA_1[0],
-    SCHEMA_1[1],
-];
-
 /// An image that was pulled.
 #[derive(Clone, Debug)]
 pub struct Pulled {
@@ -120,65 +104,6 @@ impl Registry {
             digest,
         })
     }
-
-    /// The tags of a repository.
-    ///
-    /// # Errors
-    /// As [`Self::pull`].
-    pub async fn tags(
-        self: &Arc<Self>,
-        repository: &Reference,
-        credentials: &Credentials,
-    ) -> Result<Vec<String>> {
-        #[derive(Deserialize)]
-        struct Page {
-            #[serde(default)]
-            tags: Option<Vec<String>>,
-        }
-        let sessions = self.sessions(repository, credentials).await?;
-        // A mirror may have some tags only.
-        let Some(session) = sessions.last() else {
-            return Ok(Vec::new());
-        };
-        let fetch = async {
-            let mut tags: Vec<String> = Vec::new();
-            let request = Request::new(Method::GET);
-            let mut response = session.ask(&request, "tags/list").await?;
-            loop {
-                let next = session::next_page(response.headers());
-                let base = response.url().clone();
-                let body = session::read_all(response, TAGS_PAGE, self.settings.patience).await?;
-                let page: Page = serde_json::from_slice(&body)
-                    .map_err(|e| Error::internal(format!("the registry's list of tags is malformed: {e}")))?;
-                tags.extend(page.tags.unwrap_or_default());
-                match next {
-                    Some(next) if tags.len() < TAGS => {
-                        response = session.follow(&request, &base, &next).await?;
-                    }
-                    _ => return Ok(tags),
-                }
-            }
-        };
-        let mut tags: Vec<String> = fetch
-            .await
-            .map_err(|failure: Failure| failure.of_pull(repository, session.is_anonymous()))?;
-        tags.truncate(TAGS);
-        Ok(tags)
-    }
-
-    /// Sessions with all places of a repository, to read it.
-    pub(super) async fn sessions(
-        self: &Arc<Self>,
-        reference: &Reference,
-        credentials: &Credentials,
-    ) -> Result<Vec<Arc<Session>>> {
-        let registry = Arc::clone(self);
-        let (domain, path) = (reference.domain().to_owned(), reference.path().to_owned());
-        // Reads certificates, and may look names up.
-        let places = blocking(move || registry.places(&domain, &path)).await?;
-        let session = |place| Session::new(Arc::clone(self), place, credentials, "pull", &[]);
-        Ok(places.into_iter().map(|place| Arc::new(session(place))).collect())
-    }
 }
 
 /// Whether the registry still has `id` under this name. If it does not say, that is found out otherwise.
@@ -212,19 +137,6 @@ fn begin(listener: &dyn Listener, reference: &Reference) {
     });
 }
 
-/// What a registry is asked for.
-pub fn tag_or_digest(reference: &Reference) -> String {
-    match (reference.digest(), reference.tag()) {
-        (Some(digest), _) => digest.to_string(),
-        (None, Some(tag)) => tag.to_owned(),
-        (None, None) => "latest".to_owned(),
-    }
-}
-
-pub fn manifest_path(reference: &Reference) -> String {
-    format!("manifests/{}", tag_or_digest(reference))
-}
-
 impl Pull {
     async fn run(&mut self, reference: &Reference, platform: Option<&Platform>) -> Result<(Loaded, Digest)> {
         let plan = self.plan(reference, platform).await?;
@@ -238,31 +150,15 @@ impl Pull {
 
     /// Fetches all documents. The place that has the manifest is asked first from now on.
     async fn plan(&mut self, reference: &Reference, platform: Option<&Platform>) -> Result<Plan> {
-        let mut first = 0;
-        let mut got = None;
-        for (at, session) in self.sessions.iter().enumerate() {
-            let max = self.incoming.store().limits().config_bytes;
-            let document = session
-                .document(&manifest_path(reference), &ACCEPT, max, reference.digest())
-                .await;
-            match document {
-                Ok(document) => {
-                    (first, got) = (at, Some(document));
-                    break;
-                }
-                Err(failure) if session.place.is_registry => {
-                    return Err(failure.of_pull(reference, session.is_anonymous()));
-                }
-                Err(failure) => tracing::warn!(
-                    mirror = session.place.site.authority,
-                    reason = failure.text(),
-                    "a mirror does not serve {}",
-                    reference.familiar()
-                ),
-            }
-        }
-        self.sessions.swap(0, first);
-        let document = got.ok_or_else(|| Error::internal("there is no registry to ask"))?;
+        let max = self.incoming.store().limits().config_bytes;
+        let (first, document) = manifest_of(&self.sessions, reference, max)
+            .await
+            .map_err(|(failure, anonymous)| failure.of_pull(reference, anonymous))?;
+        let first = self
+            .sessions
+            .iter()
+            .position(|session| Arc::ptr_eq(session, first));
+        self.sessions.swap(0, first.unwrap_or_default());
         let top = describe(&document, reference)?;
         self.put(&top, document.bytes).await?;
         self.choose(top, reference, platform).await
@@ -703,16 +599,6 @@ fn unusable(error: Error) -> Error {
     match error.kind() {
         Kind::Invalid | Kind::TooLarge => Error::internal(error.to_string()),
         _ => error,
-    }
-}
-
-/// Work that waits for the disk.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::internal(format!(
-            "a piece of work was broken off: {error}"
-        ))),
     }
 }
 

@@ -17,9 +17,9 @@ use tokio::{io::AsyncReadExt as _, task::JoinSet};
 use tokio_util::io::ReaderStream;
 
 use super::{
-    Credentials, Event, Listener, Registry, State,
+    Credentials, Event, Listener, Registry, State, blocking,
     failure::{Attempt, Failure},
-    pull::{blocking, tag_or_digest},
+    lookup::tag_or_digest,
     session::{self, Request, Session},
 };
 use crate::{

@@ -6,9 +6,8 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use super::{
-    Credentials, Registry,
+    Credentials, Registry, blocking,
     failure::Failure,
-    pull::blocking,
     session::{self, Request},
     sites::OFFICIAL,
 };

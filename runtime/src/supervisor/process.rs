@@ -398,8 +398,9 @@ impl Supervisor {
             // What it keeps is in the bundle and goes with it in any case.
             let _ = external.delete();
         }
-        // Processes that cannot be killed keep their cgroup; the engine finds it by its name.
-        let _ = self.cgroup.remove();
+        // What the kernel refuses once it may do the next time. Processes that cannot be killed keep their cgroup; the
+        // engine finds it by its name.
+        let _ = self.cgroup.remove().or_else(|_| self.cgroup.remove());
         self.listener = None;
         self.greetings.clear();
         let _ = hit("supervisor.socket");

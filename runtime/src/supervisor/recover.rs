@@ -53,7 +53,10 @@ pub fn recover(bundle: &Path) -> Result<Recovered> {
     loop {
         if let Some(_lock) = claim(bundle)? {
             return match read_status(&exit_file)? {
-                Some(status) => Ok(Recovered::Exited(status)),
+                Some(status) => {
+                    clear_away(bundle, &config)?;
+                    Ok(Recovered::Exited(status))
+                }
                 None => bury(bundle, &config, &exit_file).map(Recovered::Lost),
             };
         }
@@ -102,13 +105,7 @@ fn bury(bundle: &Path, config: &SupervisorConfig, exit_file: &Path) -> Result<Ex
             )
         })?;
     }
-    let cgroup = match &state {
-        Some(state) => Some(state.cgroup.clone()),
-        None => load_spec(bundle).and_then(|spec| {
-            let (parent, name) = cgroup_path(&spec, &config.id);
-            Cgroup::open(&parent, &name)
-        })?,
-    };
+    let cgroup = cgroup_of(bundle, &config.id, state.as_ref())?;
     let oom_killed = cgroup
         .as_ref()
         .is_some_and(|c| c.oom_kills().is_ok_and(|kills| kills > 0));
@@ -125,9 +122,33 @@ fn bury(bundle: &Path, config: &SupervisorConfig, exit_file: &Path) -> Result<Ex
         error: Some("the container's supervisor was killed".into()),
     };
     write_json(exit_file, &status)?;
+    remove_socket(bundle, config)?;
+    Ok(status)
+}
+
+/// What a supervisor has left that was killed between the writing of the status and its own end.
+fn clear_away(bundle: &Path, config: &SupervisorConfig) -> Result<()> {
+    if let Some(cgroup) = cgroup_of(bundle, &config.id, State::load(bundle).as_ref())? {
+        clear(&cgroup)?;
+    }
+    remove_socket(bundle, config)
+}
+
+/// The container's cgroup, if there still is any of it.
+fn cgroup_of(bundle: &Path, id: &str, state: Option<&State>) -> Result<Option<Cgroup>> {
+    match state {
+        Some(state) => Ok(Some(state.cgroup.clone())),
+        None => load_spec(bundle).and_then(|spec| {
+            let (parent, name) = cgroup_path(&spec, id);
+            Cgroup::open(&parent, &name)
+        }),
+    }
+}
+
+fn remove_socket(bundle: &Path, config: &SupervisorConfig) -> Result<()> {
     match fs::remove_file(bundle.join(&config.socket)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),
-        _ => Ok(status),
+        _ => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod containers;
+pub mod download;
 pub mod events;
 pub mod hello;
 pub mod host;

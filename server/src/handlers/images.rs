@@ -1,5 +1,7 @@
 //! Images: what is listed, named, removed, and carried in and out.
 
+use std::io;
+
 use berth_api::{
     BuildPruneQuery, ByteStream, Ctx, ImageApi, ImageBuildHeaders, ImageBuildQuery, ImageCommitQuery,
     ImageCreateHeaders, ImageCreateQuery, ImageDeleteQuery, ImageGetAllQuery, ImageListQuery, ImageLoadQuery,
@@ -22,8 +24,9 @@ use crate::{
         Engine,
         build::{self, options::Options},
         containers::CommitRequest,
+        download,
         events::Attributes,
-        images::{Import, ListRequest, User},
+        images::{Images, Import, ListRequest, User},
     },
     failure::{Failure, Reply},
 };
@@ -126,44 +129,27 @@ impl ImageApi for Engine {
 
     async fn image_create(
         &self,
-        ctx: Ctx,
+        _: Ctx,
         query: ImageCreateQuery,
         headers: ImageCreateHeaders,
         body: RawBody,
     ) -> Reply<JsonStream<CreateImageInfo>> {
         match query.from_src.as_str() {
-            "-" => {}
-            "" if query.from_image.is_empty() => {
-                return Err(Failure::new(
-                    Kind::Invalid,
-                    "nothing to create an image from: give fromImage or fromSrc",
-                ));
+            "-" => {
+                let input = SyncIoBridge::new(body.into_reader());
+                Ok(JsonStream::once(import(self.images.clone(), query, input)))
             }
-            "" => return registry::pull(self, query, &headers.x_registry_auth).await,
-            // Fetching an archive by its address is yet to come.
-            _ => return Err(ctx.later().into()),
+            "" if query.from_image.is_empty() => Err(Failure::new(
+                Kind::Invalid,
+                "nothing to create an image from: give fromImage or fromSrc",
+            )),
+            "" => registry::pull(self, query, &headers.x_registry_auth).await,
+            source => {
+                let input = download::read(&download::address_of(source)).await?;
+                let input = SyncIoBridge::new(input);
+                Ok(JsonStream::once(import(self.images.clone(), query, input)))
+            }
         }
-        let input = SyncIoBridge::new(body.into_reader());
-        let images = self.images.clone();
-        let import = blocking(move || {
-            images.import(
-                input,
-                &Import {
-                    repository: &query.repo,
-                    tag: &query.tag,
-                    message: &query.message,
-                    platform: &query.platform,
-                    changes: &query.changes,
-                },
-            )
-        });
-        Ok(JsonStream::once(async move {
-            let status = import.await?;
-            Ok::<_, Failure>(CreateImageInfo {
-                status,
-                ..CreateImageInfo::default()
-            })
-        }))
     }
 
     async fn image_get(&self, _: Ctx, name: String) -> Reply<ByteStream> {
@@ -212,6 +198,32 @@ impl ImageApi for Engine {
         let id = self.containers.commit(&self.images, &container, request).await?;
         Ok(IdResponse { id })
     }
+}
+
+/// Makes an image of an archive.
+async fn import(
+    images: Images,
+    query: ImageCreateQuery,
+    input: impl io::Read + Send + 'static,
+) -> Result<CreateImageInfo, Failure> {
+    let status = blocking(move || {
+        images.import(
+            input,
+            &Import {
+                source: &query.from_src,
+                repository: &query.repo,
+                tag: &query.tag,
+                message: &query.message,
+                platform: &query.platform,
+                changes: &query.changes,
+            },
+        )
+    })
+    .await?;
+    Ok(CreateImageInfo {
+        status,
+        ..CreateImageInfo::default()
+    })
 }
 
 /// An archive of images, made while it is sent.

@@ -19,10 +19,8 @@ use super::{
     job::{Job, blocking},
     progress::{Failed, Out},
 };
-use crate::engine::Engine;
+use crate::engine::{Engine, download};
 
-/// How long a connection may take, and how long a server may be silent.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How long git may take.
 const GIT_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a Dockerfile that comes by its address may be, in bytes.
@@ -68,7 +66,7 @@ pub async fn fetch(
         .ok_or_else(|| Error::invalid(format!("cannot determine filename from URL: {address}")))?;
     let path = context.path().join(name);
     out.text(format!("Downloading {address}\n")).await?;
-    let (digest, modified) = download(address, &path).await?;
+    let (digest, modified) = save(address, &path).await?;
     if let Some(expected) = &copy.checksum
         && *expected != digest
     {
@@ -94,25 +92,9 @@ fn file_name(address: &str) -> Option<&str> {
     (!matches!(name, "" | "." | "..") && name.len() < 256).then_some(name)
 }
 
-fn client() -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .connect_timeout(PATIENCE)
-        .read_timeout(PATIENCE)
-        .build()
-        .map_err(|error| Error::internal("cannot fetch anything").caused_by(error))
-}
-
-async fn get(address: &str) -> Result<reqwest::Response> {
-    let failed = |error: reqwest::Error| {
-        Error::invalid(format!("error downloading remote context {address}")).caused_by(error.without_url())
-    };
-    let response = client()?.get(address).send().await.map_err(failed)?;
-    response.error_for_status().map_err(failed)
-}
-
 /// Writes what is at `address` to `path`. Returns its digest and when it was changed.
-async fn download(address: &str, path: &Path) -> Result<(String, Option<std::time::SystemTime>)> {
-    let response = get(address).await?;
+async fn save(address: &str, path: &Path) -> Result<(String, Option<std::time::SystemTime>)> {
+    let response = download::get(address).await?;
     let modified = response
         .headers()
         .get("last-modified")
@@ -162,7 +144,10 @@ pub async fn context(engine: &Engine, remote: &str, dockerfile: &str) -> Result<
     let store = Arc::clone(engine.images.store());
     let holder = blocking(move || store.scratch()).await?;
     let path = holder.path().join("download");
-    download(remote, &path).await?;
+    save(remote, &path).await.map_err(|error| {
+        let message = format!("error downloading remote context {remote}");
+        Error::new(error.kind(), message).caused_by(error)
+    })?;
     let (store, name) = (Arc::clone(engine.images.store()), dockerfile.to_owned());
     blocking(move || {
         let _holder = holder;

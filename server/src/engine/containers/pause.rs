@@ -28,8 +28,13 @@ impl Containers {
         if let Err(error) = blocking(move || cgroup.freeze()).await {
             drop(joining);
             run.iter().for_each(|run| self.probe_health(container, run));
-            return Err(error);
+            return Err(state::unless_ended(error, container.id()));
         }
+        // An end that comes now is told after this.
+        let telling = match &run {
+            Some(run) => Some(run.signalling.lock().await),
+            None => None,
+        };
         let paused = container.change(|details| {
             // It may have ended while it was being frozen.
             let runs = details.state.phase == Phase::Running;
@@ -42,8 +47,9 @@ impl Containers {
         if !paused {
             return Err(state::not_running(container.id()));
         }
-        self.save_or_warn(container).await;
         self.publish(container, "pause", &[]);
+        drop(telling);
+        self.save_or_warn(container).await;
         Ok(())
     }
 
@@ -65,7 +71,13 @@ impl Containers {
     /// Lets frozen processes go on.
     pub(super) async fn thaw(&self, container: &Arc<Container>) -> Result<()> {
         let cgroup = self.cgroup(container)?;
-        blocking(move || cgroup.thaw()).await?;
+        let thawed = blocking(move || cgroup.thaw()).await;
+        thawed.map_err(|error| state::unless_ended(error, container.id()))?;
+        let run = container.current().run.clone();
+        let telling = match &run {
+            Some(run) => Some(run.signalling.lock().await),
+            None => None,
+        };
         let resumed = container.change(|details| {
             let paused = details.state.phase == Phase::Paused;
             if paused {
@@ -74,10 +86,10 @@ impl Containers {
             paused
         });
         if resumed {
-            let run = container.current().run.clone();
+            self.publish(container, "unpause", &[]);
+            drop(telling);
             run.iter().for_each(|run| self.probe_health(container, run));
             self.save_or_warn(container).await;
-            self.publish(container, "unpause", &[]);
         }
         Ok(())
     }

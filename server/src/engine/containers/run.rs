@@ -32,7 +32,8 @@ pub struct Run {
     /// The supervisor's socket, for clients to be attached.
     pub socket: PathBuf,
     link: Mutex<Arc<Link>>,
-    /// Held from the sending of a signal until it has been told, so that the end it causes is told after it.
+    /// Held from the sending of a signal until it has been told, and while a pause or its end is told, so that the end of
+    /// the run is told after them.
     pub signalling: tokio::sync::Mutex<()>,
     ended: AtomicBool,
     /// The process of its specification, once an exec has needed it.

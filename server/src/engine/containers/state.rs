@@ -190,6 +190,14 @@ pub fn not_running(id: &str) -> Error {
     Error::conflict(format!("container {id} is not running"))
 }
 
+/// What `error` of a container's cgroup means: one that is gone went with the container's last process.
+pub fn unless_ended(error: Error, id: &str) -> Error {
+    match error.kind() {
+        Kind::NotFound => not_running(id),
+        _ => error,
+    }
+}
+
 /// The conflict of an operation that can't be done while a container waits for its policy.
 pub fn is_restarting(id: &str) -> Error {
     Error::conflict(format!(

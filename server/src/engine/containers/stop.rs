@@ -174,11 +174,14 @@ impl Containers {
             return Ok(());
         }
         let run = container.current().run.clone();
-        if let Some(run) = run {
-            run.link().call(Request::KillAll {}).await?;
-        }
+        // A supervisor that has gone takes its container along, which is seen soon.
+        let killed = match run {
+            Some(run) => run.link().call(Request::KillAll {}).await.map(drop),
+            None => Ok(()),
+        };
         match ended_within(&mut progress, ends, Some(LAST_PATIENCE)).await {
             true => Ok(()),
+            false if killed.is_err() => killed.map_err(Error::from),
             false => Err(Error::internal(format!(
                 "tried to kill container {}, but it did not end; a process of it may be stuck in the kernel",
                 container.id()
@@ -215,7 +218,11 @@ impl Containers {
         }
         drop(signalling);
         if stops && container.now().state.phase == Phase::Paused {
-            self.thaw(container).await?;
+            match self.thaw(container).await {
+                // The signal has ended it already.
+                Err(error) if error.kind() == Kind::Conflict => {}
+                thawed => thawed?,
+            }
         }
         Ok(())
     }

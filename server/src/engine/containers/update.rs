@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_api::models::{
     ContainerUpdateRequest, ContainerUpdateResponse, HostConfig, RestartPolicy, RestartPolicyName,
 };
-use berth_runtime::{Error, Result};
+use berth_runtime::{Error, Kind, Result};
 
 use super::{
     Containers, blocking,
@@ -75,9 +75,13 @@ impl Containers {
             cgroup.update(&resources)
         })
         .await;
-        updated.map_err(|error| {
-            Error::internal(format!("Cannot update container {}", container.id())).caused_by(error)
-        })
+        match updated {
+            // It has ended meanwhile; its next start has them.
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            updated => updated.map_err(|error| {
+                Error::internal(format!("Cannot update container {}", container.id())).caused_by(error)
+            }),
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub type Listener<'a> = dyn Fn(ImageLoadInfo) -> bool + std::marker::Sync + 'a;
 /// What an import makes of an archive (API operation `ImageCreate` with `fromSrc`).
 #[derive(Debug, Default)]
 pub struct Import<'a> {
+    /// Where it comes from: an address, or `-` for the request's body.
+    pub source: &'a str,
     /// Name of the image, perhaps with a tag; empty for an image without a name.
     pub repository: &'a str,
     /// Tag, if it is not in `repository`.
@@ -51,7 +53,7 @@ impl Images {
         };
         let now = Timestamp::now().to_string();
         let comment = match import.message {
-            "" => "Imported from -",
+            "" => &*format!("Imported from {}", import.source),
             message => message,
         };
         let mut config = ImageConfig {

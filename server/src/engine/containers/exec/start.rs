@@ -162,7 +162,7 @@ impl Containers {
             Ok::<_, Failure>(attached.stream)
         });
         let stream = match connected.await {
-            Ok(stream) => stream.map_err(ended_meanwhile)?,
+            Ok(stream) => stream.map_err(|failure| ended_meanwhile(failure, container))?,
             Err(error) => {
                 let error = Error::internal("the start of an exec was broken off").caused_by(error);
                 return Err(error.into());
@@ -275,9 +275,9 @@ fn own_process(run: &Run) -> Result<Arc<Process>> {
 }
 
 /// Nobody listens any more where a container has just ended: it is not running, which is a conflict.
-fn ended_meanwhile(mut failure: Failure) -> Failure {
-    if failure.kind == FailureKind::Unavailable {
-        failure.kind = FailureKind::Conflict;
+fn ended_meanwhile(failure: Failure, container: &Container) -> Failure {
+    match failure.kind {
+        FailureKind::Unavailable => state::not_running(container.id()).into(),
+        _ => failure,
     }
-    failure
 }
