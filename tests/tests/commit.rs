@@ -300,3 +300,24 @@ async fn the_command_line_commits() {
     engine.docker(&["rm", "one"]).await.ok();
     engine.finish().await;
 }
+
+/// Short-lived containers are committed at whatever moment of their end that happens to be.
+#[tokio::test]
+async fn a_container_that_ends_meanwhile_is_committed() {
+    let engine = Engine::start().await;
+    engine.api.load_busybox().await;
+    for number in 0..20 {
+        let id = engine.api.create(&shell("echo x > /made")).await;
+        engine.api.start(&id).await;
+        let path = format!("/commit?container={id}&repo=made&tag=v{number}");
+        engine.api.post(&path).await.expect(201);
+        engine.api.wait(&id).await;
+        engine.api.remove(&id).await;
+        engine
+            .api
+            .delete(&format!("/images/made:v{number}"))
+            .await
+            .expect(200);
+    }
+    engine.finish().await;
+}

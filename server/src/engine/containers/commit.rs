@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use berth_api::{ApiVersion, models, read};
-use berth_runtime::{Error, Result, error::Context, image::RunConfig};
+use berth_runtime::{Error, Kind, Result, error::Context, image::RunConfig};
 
 use super::{Containers, blocking, model::Container, state::Phase, validate};
 use crate::engine::images::{Images, changes, commit};
@@ -59,7 +59,8 @@ impl Containers {
     async fn pause_if_running(&self, container: &Arc<Container>) -> Result<bool> {
         match self.pause(container).await {
             Ok(()) => Ok(true),
-            Err(_) if container.now().state.phase != Phase::Running => Ok(false),
+            // It does not run, it ends at this moment, or it is paused already.
+            Err(error) if error.kind() == Kind::Conflict => Ok(false),
             Err(error) => Err(error),
         }
     }
