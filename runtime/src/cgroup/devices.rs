@@ -8,13 +8,11 @@ use crate::{Error, Kind, Result, error::Context, sys::bpf};
 /// Applies `rules` in order; later ones correct earlier ones.
 pub(super) fn apply(cgroup: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<()> {
     if let Some(dir) = cgroup.find("devices") {
+        // Each file takes any number of rules, one by write(2).
+        let (mut allow, mut deny) = (dir.values("devices.allow"), dir.values("devices.deny"));
         for rule in rules {
-            let file = if rule.allow() {
-                "devices.allow"
-            } else {
-                "devices.deny"
-            };
-            dir.write(file, &line(rule)?)?;
+            let file = if rule.allow() { &mut allow } else { &mut deny };
+            file.write(&line(rule)?)?;
         }
         return Ok(());
     }

@@ -1,5 +1,7 @@
 //! `LinuxResources` as writes to the files of a cgroup.
 
+use std::{fs::File, io::Write};
+
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
 use super::{Cgroup, Dir, Version};
@@ -334,12 +336,47 @@ pub(super) fn refused(file: &str, value: &str, error: std::io::Error) -> Error {
     Error::new(kind, format!("cannot write {value:?} to cgroup file {file}")).caused_by(error)
 }
 
+/// A file of a cgroup to which more than one value is written.
+pub(super) struct Values<'a> {
+    dir: &'a Dir,
+    name: &'static str,
+    file: Option<File>,
+}
+
+impl Values<'_> {
+    /// Writes one more value.
+    ///
+    /// # Errors
+    /// As those of [`Dir::write`].
+    pub fn write(&mut self, value: &str) -> Result<()> {
+        let explain = |e| self.dir.explain(self.name, value, e);
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(super::open_write(&self.dir.path.join(self.name)).map_err(explain)?),
+        };
+        file.write_all(value.as_bytes()).map_err(explain)
+    }
+}
+
 impl Dir {
     pub(super) fn write(&self, file: &str, value: &str) -> Result<()> {
-        super::write_file(&self.path.join(file), value).map_err(|e| match self.is_gone() {
-            true => self.gone(e),
-            false => refused(file, value, e),
-        })
+        super::write_file(&self.path.join(file), value).map_err(|e| self.explain(file, value, e))
+    }
+
+    /// For several values of one file, which is opened with the first.
+    pub(super) fn values(&self, name: &'static str) -> Values<'_> {
+        Values {
+            dir: self,
+            name,
+            file: None,
+        }
+    }
+
+    fn explain(&self, file: &str, value: &str, error: std::io::Error) -> Error {
+        match self.is_gone() {
+            true => self.gone(error),
+            false => refused(file, value, error),
+        }
     }
 
     pub(super) fn read(&self, file: &str) -> Result<String> {

@@ -5,7 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`links`] | links, addresses and routes of one namespace: rtnetlink(7) |
-//! | [`namespace`] | network namespaces |
+//! | [`namespace`], [`pool`] | network namespaces; some that are made ahead |
 //! | [`firewall`] | one table of nftables for each engine: masquerading, isolation, published ports |
 //! | [`names`] | sockets of a name server inside a namespace |
 //! | `nft` | the messages of nftables |
@@ -18,6 +18,7 @@ mod message;
 pub mod names;
 pub mod namespace;
 mod nft;
+pub mod pool;
 mod socket;
 
 pub use self::{
@@ -26,4 +27,5 @@ pub use self::{
     links::{Link, Links, NewBridge, NewPair, NewUpon, Upon},
     names::NameSockets,
     namespace::{Namespace, read_sysctl, write_sysctl},
+    pool::Pool,
 };

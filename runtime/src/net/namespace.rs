@@ -22,23 +22,30 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A new namespace with nothing in it but a loopback interface, which is down. IPv6 is off for interfaces to come
+    /// A new namespace with nothing in it but a loopback interface, which is up. IPv6 is off for interfaces to come
     /// ([`Namespace::enable_ipv6`]).
     ///
     /// # Errors
     /// Internal.
     pub fn create() -> Result<Self> {
-        on_a_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET).context(|| "cannot make a network namespace")?;
-            let descriptor = File::open("/proc/thread-self/ns/net")
-                .context(|| "cannot open a new network namespace")?
-                .into();
-            write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
-            Ok(Self {
-                descriptor,
-                links: Links::open()?,
-            })
-        })
+        on_a_thread(Self::enter_new)
+    }
+
+    /// [`Namespace::create`], with the calling thread inside afterwards.
+    pub(super) fn enter_new() -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context(|| "cannot make a network namespace")?;
+        let descriptor = Self::of_this_thread()?;
+        write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        let mut links = Links::open()?;
+        links.set_up_loopback()?;
+        Ok(Self { descriptor, links })
+    }
+
+    /// That of the calling thread.
+    pub(super) fn of_this_thread() -> Result<OwnedFd> {
+        let path = "/proc/thread-self/ns/net";
+        let file = File::open(path).context(|| format!("cannot open {path}"))?;
+        Ok(file.into())
     }
 
     /// The namespace at `path`, such as `/proc/<pid>/ns/net`.

@@ -160,10 +160,29 @@ fn refuse_unknown(spec: &Spec, hooks_known: bool) -> Result<()> {
 
 /// See [`super::create`].
 pub(super) fn create(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, StartError> {
-    run(spec, stdio, options).map_err(|e| match options.standalone {
-        None => e.in_context(CONTEXT),
-        Some(_) => e.plainly(),
-    })
+    let mut sandbox = begin(spec, stdio, options)?;
+    ready(&mut sandbox, options)?;
+    Ok(sandbox)
+}
+
+/// See [`super::begin`].
+pub(super) fn begin(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, StartError> {
+    run(spec, stdio, options).map_err(|e| in_words_of(options, e))
+}
+
+/// See [`super::ready`].
+pub(super) fn ready(sandbox: &mut Sandbox, options: &Options<'_>) -> Result<(), StartError> {
+    let ready = sandbox.channel()?.expect(Message::Ready);
+    let terminal = ready.map_err(|e| sandbox.failure(&e));
+    sandbox.terminal = terminal.map_err(|e| in_words_of(options, e))?;
+    Ok(())
+}
+
+fn in_words_of(options: &Options<'_>, error: StartError) -> StartError {
+    match options.standalone {
+        None => error.in_context(CONTEXT),
+        Some(_) => error.plainly(),
+    }
 }
 
 /// Runs the hooks of `point`, if there may be any.
@@ -222,8 +241,6 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
     sent.map_err(|e| sandbox.failure(&e))?;
     drop(mounts);
     hit("sandbox.sent").map_err(Error::from)?;
-    let ready = sandbox.channel()?.expect(Message::Ready);
-    sandbox.terminal = ready.map_err(|e| sandbox.failure(&e))?;
     Ok(sandbox)
 }
 
@@ -279,10 +296,10 @@ fn inside(
     // If the engine's side is gone, so is the reason to run.
     channel.expect(Message::Go).context(|| "the engine gave up")?;
     let Some(gate) = plan.options.standalone.and_then(|s| s.gate) else {
-        return begin(plan, &settled, channel, report);
+        return execute(plan, &settled, channel, report);
     };
     let starter = gate.wait()?;
-    let failed = match begin(plan, &settled, channel, report) {
+    let failed = match execute(plan, &settled, channel, report) {
         Ok(never) => match never {},
         Err(failed) => failed.plainly(),
     };
@@ -291,7 +308,7 @@ fn inside(
 }
 
 /// The last steps, once the start has been asked for.
-fn begin(
+fn execute(
     plan: &Plan<'_>,
     settled: &Settled,
     channel: &Channel,

@@ -316,6 +316,22 @@ pub fn create(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbo
     create::create(spec, stdio, options)
 }
 
+/// The first part of [`create`]: returns while the new process is still preparing itself, so that the caller can do so too.
+///
+/// # Errors
+/// As those of [`create`].
+pub(crate) fn begin(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, StartError> {
+    create::begin(spec, stdio, options)
+}
+
+/// The second part of [`create`]: waits until the process of `sandbox` has nothing left to do but to start.
+///
+/// # Errors
+/// As those of [`create`].
+pub(crate) fn ready(sandbox: &mut Sandbox, options: &Options<'_>) -> Result<(), StartError> {
+    create::ready(sandbox, options)
+}
+
 /// Runs `process` in the running sandbox whose first process is `target` (a pidfd): in its namespaces and its cgroup,
 /// with the seccomp setting of `spec` (the specification the sandbox was created from). Returns once the program
 /// has been executed.

@@ -147,6 +147,8 @@ pub(super) struct Supervisor {
     pub bundle: PathBuf,
     pub config: SupervisorConfig,
     lock: Option<File>,
+    /// What the state file says.
+    state: State,
     pub cgroup: Cgroup,
     pub listener: Option<std::os::fd::OwnedFd>,
     pub main: Session,
@@ -234,18 +236,32 @@ impl Supervisor {
         };
         let mut sandbox = match external(&config, bundle) {
             Some(external) => external.create(spec, stdio)?,
-            None => sandbox::create(spec, stdio, &options)?,
+            None => sandbox::begin(spec, stdio, &options)?,
         };
+        // All that can be done while the new process prepares itself is done meanwhile.
+        let limits = limits(bundle, &config);
+        hit("supervisor.listen").map_err(Error::from)?;
+        let listener = listen(&bundle.join(&config.socket))?;
+        hit("supervisor.record").map_err(Error::from)?;
+        let state = State {
+            supervisor: Identity::of(nix::unistd::getpid().as_raw()),
+            init: Identity::of(sandbox.pid().as_raw()),
+            cgroup: cgroup.clone(),
+            started_at: None,
+        };
+        state.store(bundle)?;
+        let buffer = Pages::new(BUFFER).context(|| "cannot get memory for a buffer")?;
+        if config.runtime.is_none() {
+            sandbox::ready(&mut sandbox, &options)?;
+        }
         let streams = match streams {
             Some(streams) => streams,
             None => Streams::terminal(&mut sandbox, config.open_stdin)?,
         };
-        let limits = limits(bundle, &config);
-        hit("supervisor.listen").map_err(Error::from)?;
-        let listener = listen(&bundle.join(&config.socket))?;
-        let supervisor = Self {
+        Ok(Self {
             bundle: bundle.to_owned(),
             lock: None,
+            state,
             cgroup: cgroup.clone(),
             listener: Some(listener),
             main: Session::new(sandbox, streams, log, config.stdin_once, limits),
@@ -253,15 +269,12 @@ impl Supervisor {
             phase: Phase::Created,
             peers: Vec::new(),
             greetings: Vec::new(),
-            buffer: Pages::new(BUFFER).context(|| "cannot get memory for a buffer")?,
+            buffer,
             oom_watch: limited.then(|| cgroup.watch_oom().ok().flatten()).flatten(),
             oom_kills,
             oom_killed: false,
             config,
-        };
-        hit("supervisor.record").map_err(Error::from)?;
-        supervisor.record()?;
-        Ok(supervisor)
+        })
     }
 
     /// Tells the engine that launched it, whose connection becomes the first control connection.
@@ -276,21 +289,6 @@ impl Supervisor {
 
     pub fn pid(&self) -> i32 {
         self.main.sandbox.pid().as_raw()
-    }
-
-    /// Writes the state file.
-    fn record(&self) -> Result<()> {
-        let started_at = match &self.phase {
-            Phase::Running(at) => Some(*at),
-            _ => None,
-        };
-        State {
-            supervisor: Identity::of(nix::unistd::getpid().as_raw()),
-            init: Identity::of(self.pid()),
-            cgroup: self.cgroup.clone(),
-            started_at,
-        }
-        .store(&self.bundle)
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -335,7 +333,8 @@ impl Supervisor {
         let now = Timestamp::now();
         self.phase = Phase::Running(now);
         // Without the record only a lost supervisor's container is told apart less well.
-        let _ = self.record();
+        self.state.started_at = Some(now);
+        let _ = self.state.store(&self.bundle);
         Ok(now)
     }
 

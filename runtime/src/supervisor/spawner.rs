@@ -290,6 +290,7 @@ fn serve(socket: OwnedFd) -> io::Result<()> {
     let _ = title::set("berth-spawner");
     // What cannot be computed ahead is computed, and complained about, by each supervisor.
     let _ = sandbox::warm_up();
+    super::state::warm_up();
     let mut path = [0u8; MAX_PATH];
     loop {
         let mut fds = [

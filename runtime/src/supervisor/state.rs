@@ -1,6 +1,6 @@
 //! The supervisor's record of what it runs, for whoever finds the bundle if the supervisor is killed.
 
-use std::{fs, os::fd::OwnedFd, path::Path};
+use std::{fs, os::fd::OwnedFd, path::Path, sync::OnceLock};
 
 use jiff::Timestamp;
 use rustix::{
@@ -50,7 +50,7 @@ impl Identity {
         Self {
             pid,
             start_time: start_time(pid).unwrap_or(u64::MAX),
-            boot: boot().unwrap_or_default(),
+            boot: boot().unwrap_or_default().to_owned(),
         }
     }
 
@@ -103,9 +103,19 @@ fn stat(pid: i32) -> Option<String> {
     stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned())
 }
 
-fn boot() -> Option<String> {
+/// Read once; processes that are forked after that know it from birth.
+fn boot() -> Option<&'static str> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(id) = BOOT.get() {
+        return Some(id);
+    }
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim_end().to_owned())
+    Some(BOOT.get_or_init(|| id.trim_end().to_owned()))
+}
+
+/// Reads ahead what supervisors that are forked from this process would read.
+pub(super) fn warm_up() {
+    let _ = boot();
 }
 
 #[cfg(test)]

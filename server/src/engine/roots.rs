@@ -165,6 +165,24 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write().context(|| format!("cannot write {}", path.display()))
 }
 
+/// Replaces the file at `path` as a whole, or leaves it as it was, as far as processes can die. Not synced: for files that
+/// need not outlive the host's boot. Mode 0600.
+///
+/// # Errors
+/// Internal, naming the path.
+pub fn write_fleeting(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".new");
+        let new = PathBuf::from(name);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&new)?.write_all(bytes)?;
+        fs::rename(&new, path)
+    };
+    write().context(|| format!("cannot write {}", path.display()))
+}
+
 /// Makes sure that `path` is a directory of `mode`.
 fn make_dir(path: &Path, mode: u32) -> Result<()> {
     let make = || -> io::Result<()> {

@@ -24,7 +24,7 @@ use crate::engine::{
         ports::{self, Wanted, port_map},
         record::Record,
     },
-    roots::write_file,
+    roots::write_fleeting,
 };
 
 /// What a run has in networks, in its bundle.
@@ -376,7 +376,7 @@ pub(super) fn clear(details: &mut Details) {
 
 fn store(bundle: &Path, attachment: &Attachment) -> Result<()> {
     let text = serde_json::to_vec(attachment).context(|| "cannot write a container's networks as JSON")?;
-    write_file(&bundle.join(FILE), &text)
+    write_fleeting(&bundle.join(FILE), &text)
 }
 
 /// What a run has in networks; nothing for one that has none.

@@ -196,19 +196,9 @@ async fn write(mut follower: Follower, mut journal: Journal) {
                 Item::Missed(_) => None,
             })
             .collect();
-        let written = tokio::task::spawn_blocking(move || {
-            let result = journal.append(&events);
-            (journal, result)
-        });
-        match written.await {
-            Ok((back, result)) => {
-                journal = back;
-                if let Err(error) = result {
-                    tracing::warn!(%error, "events are not kept for the next engine");
-                }
-            }
-            // The engine is being ended.
-            Err(_) => return,
+        // A few hundred bytes into the page cache: less than it takes to wake another thread for it.
+        if let Err(error) = journal.append(&events) {
+            tracing::warn!(%error, "events are not kept for the next engine");
         }
     }
 }

@@ -91,8 +91,15 @@ impl Networks {
         let plans = self.plan(request)?;
         let wired = plans.iter().any(|plan| plan.driver.has_addresses());
         let mut namespace = None;
+        if !wired && plans.iter().any(|plan| plan.driver == Driver::Null) {
+            // It gets a new one either way; without one from the pool its first process makes it.
+            if let Some(made) = self.pool.take() {
+                namespace = Some(made.path());
+                self.with_sandbox(request.container, |sandbox| sandbox.namespace = Some(made))?;
+            }
+        }
         if wired {
-            let mut made = Namespace::create()?;
+            let mut made = self.pool.take().map_or_else(Namespace::create, Ok)?;
             for (number, plan) in plans.iter().enumerate() {
                 wire(
                     &mut made,
@@ -172,6 +179,7 @@ impl Networks {
     pub fn started(&self, container: &str) {
         let namespace = self.with_sandbox(container, |sandbox| sandbox.namespace.take());
         drop(namespace);
+        self.pool.refill();
     }
 
     pub(super) fn with_sandbox<T>(

@@ -40,7 +40,10 @@ use std::{
 };
 
 use berth_api::models::EventMessageType;
-use berth_runtime::{Error, Result, net::Firewall};
+use berth_runtime::{
+    Error, Result,
+    net::{Firewall, Pool},
+};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -71,6 +74,8 @@ pub struct Shared {
     firewall: Firewall,
     events: Arc<Events>,
     state: Mutex<State>,
+    /// Namespaces for the next containers.
+    pool: Pool,
     /// Links that are going, and are deleted if they stay.
     leaving: Mutex<HashSet<String>>,
     /// Counts joins and leaves, for those who follow them.

@@ -8,7 +8,7 @@ use std::{
 
 use berth_runtime::{
     Result,
-    net::{Firewall, Links},
+    net::{Firewall, Links, Pool},
 };
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -29,6 +29,8 @@ use crate::{
     engine::{events::Events, roots::Roots},
 };
 
+/// How many network namespaces wait for containers, once one has been started.
+const POOL: usize = 3;
 /// How long links may take to go by themselves.
 const GRACE: Duration = Duration::from_millis(300);
 /// How long after a change by somebody else the firewall table is made anew; what changes in that time is one change.
@@ -48,6 +50,7 @@ impl Networks {
             directory: roots.networks(),
             firewall: Firewall::open(&format!("{TABLE_PREFIX}{}", config.instance))?,
             events,
+            pool: Pool::new(POOL)?,
             state: Mutex::default(),
             leaving: Mutex::default(),
             changes: watch::Sender::new(0),
