@@ -593,6 +593,11 @@ async fn networks_outlive_the_engine() {
     )
     .expect("a process");
     engine.launch_again().await;
+    engine
+        .api
+        .post(&format!("/containers/{gone}/wait"), None)
+        .await
+        .expect(200);
     assert_eq!(endpoint(&engine, &server, "kept").await, before);
     let shown = engine.api.get("/networks/kept").await.expect(200).json();
     assert_eq!((&shown["Id"], &shown["Labels"]["a"]), (&json!(id), &json!("b")));

@@ -20,6 +20,7 @@ use super::{
     process::{Phase, Supervisor, failed, failure, never_ran},
     protocol::{Event, Hello, Request, RequestLine, StreamReply, encode_line},
     session::Session,
+    stdio::Output,
 };
 use crate::{
     Error, Kind, Result,
@@ -41,6 +42,12 @@ const OOM_KILL: Duration = Duration::from_millis(100);
 
 /// How long after the last event memory is given back.
 const REST: Duration = Duration::from_secs(1);
+
+/// Output that comes in pieces smaller than this, in bytes, and with less than [`FLOOD_GAP`] between them is let gather
+/// for [`FLOOD_PAUSE`] before it is read: to be woken for each piece would cost the writer more than its writing.
+const FLOOD_PIECE: usize = 16 * 1024;
+const FLOOD_GAP: Duration = Duration::from_micros(150);
+const FLOOD_PAUSE: Duration = Duration::from_micros(50);
 
 /// Which process: the first one, or an exec by index.
 type Which = Option<usize>;
@@ -80,6 +87,25 @@ struct Timers {
     rest: Option<Instant>,
     oom: Option<Instant>,
     leave: Option<Instant>,
+    /// When output came last.
+    output: Option<Instant>,
+    /// Whether output comes in a flood of small pieces.
+    flood: bool,
+}
+
+impl Timers {
+    /// Output has been read.
+    fn read(&mut self, output: Output) {
+        let Output::Bytes(length) = output else {
+            return;
+        };
+        let now = Instant::now();
+        let soon = self
+            .output
+            .is_some_and(|last| now.duration_since(last) < FLOOD_GAP);
+        self.flood |= soon && length < FLOOD_PIECE;
+        self.output = Some(now);
+    }
 }
 
 impl Supervisor {
@@ -113,6 +139,9 @@ impl Supervisor {
             }
             for (source, flags) in happened {
                 self.handle(source, flags, &mut timers);
+            }
+            if std::mem::take(&mut timers.flood) {
+                std::thread::sleep(FLOOD_PAUSE);
             }
         }
     }
@@ -215,7 +244,7 @@ impl Supervisor {
             Source::Greeting(index) => self.greeting_event(index),
             Source::Peer(index) => self.peer_event(index, flags),
             Source::Exit(which) => self.exit_event(which),
-            Source::Output(which, stream) => self.output_event(which, stream),
+            Source::Output(which, stream) => timers.read(self.output_event(which, stream)),
             Source::Input(which) => {
                 if let Some(session) = self.session(which) {
                     session.streams.input.resume();
@@ -388,20 +417,18 @@ impl Supervisor {
         }
     }
 
-    fn output_event(&mut self, which: Which, stream: Stream) {
-        match which {
-            Some(index) => {
-                if let Some(exec) = self.execs.get_mut(index) {
-                    exec.session.read_output(stream, &mut self.buffer);
-                }
-            }
-            None => {
-                self.main.read_output(stream, &mut self.buffer);
-                if let Some(dropped) = self.main.take_dropped() {
-                    self.broadcast(&dropped);
-                }
-            }
+    fn output_event(&mut self, which: Which, stream: Stream) -> Output {
+        if let Some(index) = which {
+            let exec = self.execs.get_mut(index);
+            return exec.map_or(Output::Nothing, |exec| {
+                exec.session.read_output(stream, &mut self.buffer)
+            });
         }
+        let output = self.main.read_output(stream, &mut self.buffer);
+        if let Some(dropped) = self.main.take_dropped() {
+            self.broadcast(&dropped);
+        }
+        output
     }
 }
 
