@@ -595,7 +595,7 @@ async fn networks_outlive_the_engine() {
     engine.launch_again().await;
     engine
         .api
-        .post(&format!("/containers/{gone}/wait"), None)
+        .post(&format!("/containers/{gone}/wait"))
         .await
         .expect(200);
     assert_eq!(endpoint(&engine, &server, "kept").await, before);
