@@ -13,7 +13,7 @@ use nix::{
 };
 
 use super::files::write_origin;
-use crate::sys::fork;
+use crate::{failpoint::hit, sys::fork};
 
 /// `path` with `.suffix` appended.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -36,6 +36,7 @@ pub(super) fn shift(path: &Path, max_file: u32) -> io::Result<()> {
     if max_file < 2 {
         return absent_is_fine(fs::remove_file(path));
     }
+    hit("log.shift")?;
     let mut free = 1;
     while rotated(path, free).iter().any(|p| p.exists()) {
         free += 1;
@@ -51,6 +52,7 @@ pub(super) fn shift(path: &Path, max_file: u32) -> io::Result<()> {
             absent_is_fine(fs::rename(from, to))?;
         }
     }
+    hit("log.rename")?;
     absent_is_fine(fs::rename(path, with_suffix(path, "1")))
 }
 
@@ -112,6 +114,7 @@ fn compress(path: &Path) -> io::Result<()> {
     let [plain, compressed] = rotated(path, 1);
     let temporary = with_suffix(path, "gz.new");
     let mut source = File::open(&plain)?;
+    hit("log.compress")?;
     let target = super::writer::create(&temporary)?;
     target.set_len(0)?;
     let origin = source.metadata()?;
@@ -125,6 +128,8 @@ fn compress(path: &Path) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
         return Err(e);
     }
+    hit("log.compressed")?;
     fs::rename(&temporary, &compressed)?;
+    hit("log.plain")?;
     fs::remove_file(&plain)
 }

@@ -29,7 +29,7 @@ use super::{
     },
     socket::{NETFILTER, Netlink},
 };
-use crate::{Error, Result, error::Context, sys::readiness::register};
+use crate::{Error, Result, error::Context, failpoint::hit, sys::readiness::register};
 
 /// `NFNLGRP_NFTABLES`: what changes in any table.
 const CHANGES: u32 = 7;
@@ -151,6 +151,7 @@ impl Firewall {
     /// # Errors
     /// Internal; the table is as before then.
     pub fn replace(&self, content: impl FnOnce() -> (Vec<Network>, Vec<Port>)) -> Result<()> {
+        hit("firewall.replace").context(|| "cannot make the firewall table")?;
         let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
         let (networks, ports) = content();
         let mut batch = vec![nft::add_table(&self.table), nft::delete_table(&self.table)];
@@ -208,6 +209,7 @@ impl Firewall {
         if batch.is_empty() {
             return Ok(());
         }
+        hit("firewall.change").context(|| "cannot change the firewall table")?;
         let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
         commit(&mut netlink, &batch)
     }

@@ -8,7 +8,7 @@ use super::{
     message::{Attributes, CREATE, DUMP, EXCLUSIVE, Message, Received, u32_at},
     socket::{Netlink, ROUTE, Refusal},
 };
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, error::Context, failpoint::hit};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -195,6 +195,7 @@ impl Links {
         } else {
             without_link_local(mark)
         };
+        hit("link.bridge").context(|| format!("cannot make the bridge {}", bridge.name))?;
         match self.netlink.call(&[make, mark]) {
             Ok(()) => self.get(bridge.name).map(|link| link.index),
             Err(error) if error.index == 0 && error.code() == libc::EEXIST => Err(Error::conflict(format!(
@@ -231,6 +232,7 @@ impl Links {
             })
         });
         let mark = without_link_local(named(SETLINK, pair.name, IFF_UP).text(IFLA_IFALIAS, pair.alias));
+        hit("link.pair").context(|| format!("cannot make the network link {}", pair.name))?;
         self.netlink.call(&[make, mark]).or_else(|error| {
             if error.index > 0 {
                 self.delete(pair.name)?;
@@ -340,6 +342,7 @@ impl Links {
     /// # Errors
     /// Internal.
     pub fn delete(&mut self, name: &str) -> Result<()> {
+        hit("link.delete").context(|| format!("cannot delete the network link {name}"))?;
         let request = Message::new(DELLINK, 0, &link_header(0, 0, 0)).text(IFLA_IFNAME, name);
         match self.netlink.call(&[request]) {
             Err(error) if error.code() != libc::ENODEV => {
@@ -398,6 +401,7 @@ impl Links {
     /// # Errors
     /// Internal.
     pub fn add_address(&mut self, index: u32, address: IpNet) -> Result<()> {
+        hit("link.address").context(|| format!("cannot set the address {address}"))?;
         self.netlink
             .call(&[address_message(NEWADDR, CREATE, index, address)])
             .or_else(|error| match error.code() {
@@ -472,6 +476,7 @@ impl Links {
     /// # Errors
     /// Internal.
     pub fn set_default_route(&mut self, index: u32, gateway: Option<IpAddr>, ipv6: bool) -> Result<()> {
+        hit("link.route").context(|| format!("cannot set the default route via {gateway:?}"))?;
         self.netlink
             .call(&[default_route(NEWROUTE, CREATE | 0x100, index, gateway, ipv6)])
             .map_err(|e| failed(format!("cannot set the default route via {gateway:?}"), e))
@@ -505,6 +510,7 @@ impl Links {
             batch.push(address_message(NEWADDR, CREATE, index, *address));
         }
         batch.push(Message::new(SETLINK, 0, &link_header(0, index, IFF_UP)));
+        hit("link.up").context(|| "cannot set a container's network interface up")?;
         self.netlink
             .call(&batch)
             .map_err(|e| failed("cannot set a container's network interface up", e))

@@ -11,7 +11,7 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::links::Links;
-use crate::{Error, Result, error::Context};
+use crate::{Error, Result, error::Context, failpoint::hit};
 
 /// A network namespace, held by its descriptor, and a netlink socket inside it.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ impl Namespace {
 
     /// [`Namespace::create`], with the calling thread inside afterwards.
     pub(super) fn enter_new() -> Result<Self> {
+        hit("netns.create").context(|| "cannot make a network namespace")?;
         unshare(CloneFlags::CLONE_NEWNET).context(|| "cannot make a network namespace")?;
         let descriptor = Self::of_this_thread()?;
         write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;

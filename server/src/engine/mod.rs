@@ -17,7 +17,7 @@ use std::{ops::Deref, sync::Arc};
 
 use arc_swap::ArcSwap;
 use berth_api::models;
-use berth_runtime::{Result, cgroup::Cgroup, supervisor::Spawner};
+use berth_runtime::{Result, cgroup::Cgroup, error::Context, failpoint::hit, supervisor::Spawner};
 use jiff::Timestamp;
 
 use crate::config::Config;
@@ -79,13 +79,18 @@ impl Engine {
     /// # Errors
     /// Internal, if the host or the data root cannot be read.
     pub async fn open(config: Config, roots: Roots, spawner: Spawner) -> Result<Self> {
+        let failed = || "cannot open the engine";
         let id = roots.engine_id()?;
         let events = Events::open(roots.run())?;
+        hit("open.networks").context(failed)?;
         let networks = Networks::open(&config, &roots, Arc::clone(&events))?;
+        hit("open.images").context(failed)?;
         let images = Images::open(&roots.images(), Arc::clone(&events), registries(&config))?;
         hello::install(images.store(), &roots)?;
         let build_cache = build::Cache::open(&roots.build(), Arc::clone(images.store()))?;
+        hit("open.volumes").context(failed)?;
         let volumes = Volumes::open(roots.volumes(), config.plugin_dirs.clone(), Arc::clone(&events))?;
+        hit("open.containers").context(failed)?;
         let containers = Containers::open(containers::Parts {
             data_root: roots.data(),
             exec_root: roots.run(),
@@ -113,13 +118,16 @@ impl Engine {
             disk_usage: OneAtATime::default(),
             started: Timestamp::now(),
         }));
+        hit("open.builds").context(failed)?;
         engine.clear_builds().await;
         Ok(engine)
     }
 
     /// Takes away what only a running engine needs. Containers that run keep all that is theirs.
     pub async fn close(&self) {
+        let _ = hit("close.networks");
         self.networks.close().await;
+        let _ = hit("close.cgroup");
         let config = self.config.load();
         if config.cgroup_parent == format!("/{}", config.instance)
             && let Err(error) = Cgroup::remove_if_empty(&config.cgroup_parent)

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_runtime::{Error, Result, error::Context};
+use berth_runtime::{Error, Result, error::Context, failpoint::hit};
 
 use crate::config::Config;
 
@@ -156,10 +156,15 @@ impl Roots {
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().unwrap_or_else(|| Path::new("/"));
     let write = || -> io::Result<()> {
+        hit("file.create")?;
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
+        hit("file.write")?;
         file.write_all(bytes)?;
+        hit("file.sync")?;
         file.as_file().sync_all()?;
+        hit("file.rename")?;
         file.persist(path).map_err(|e| e.error)?;
+        hit("file.sync-dir")?;
         File::open(dir)?.sync_all()
     };
     write().context(|| format!("cannot write {}", path.display()))

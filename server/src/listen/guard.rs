@@ -24,6 +24,10 @@ pub fn check(guard: Guard, uri: &Uri, headers: &HeaderMap) -> Result<(), String>
     if guard == Guard::None {
         return Ok(());
     }
+    // Which of several would count is a matter of opinion.
+    if headers.get_all(header::HOST).iter().count() > 1 {
+        return Err("the request names several hosts".into());
+    }
     let host = text(headers.get(header::HOST))?;
     let authority = uri.authority().map(|authority| authority.as_str());
     if guard == Guard::OriginAndHost {
@@ -133,6 +137,11 @@ mod tests {
         assert!(verdict(guard, "/x", &[("host", "localhost:2375")]));
         assert!(!verdict(guard, "/x", &[("host", "evil.example")]));
         assert!(!verdict(guard, "/x", &[]));
+        assert!(!verdict(
+            guard,
+            "/x",
+            &[("host", "localhost"), ("host", "evil.example")]
+        ));
         assert!(!verdict(guard, "http://evil.example/x", &[("host", "localhost")]));
         assert!(verdict(Guard::Origin, "/x", &[("host", "engine.example")]));
         assert!(verdict(

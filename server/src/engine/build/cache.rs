@@ -18,6 +18,7 @@ use berth_api::{
 use berth_runtime::{
     Error, Result,
     error::Context,
+    failpoint::hit,
     image::{Digest, Hold, Image, ImageStore},
 };
 use jiff::Timestamp;
@@ -106,7 +107,11 @@ impl Cache {
             match entry {
                 Some(entry) if key.len() == 64 => drop(entries.insert(key, entry)),
                 // Damaged, under construction, or its image is lost: it can be built again.
-                _ => fs::remove_file(&path).context(|| format!("cannot remove {}", path.display()))?,
+                _ => {
+                    if let Err(error) = fs::remove_file(&path) {
+                        tracing::warn!(path = %path.display(), %error, "a leftover of a build could not be removed");
+                    }
+                }
             }
         }
         Ok(Self(Arc::new(Shared {
@@ -125,7 +130,9 @@ impl Cache {
     /// # Errors
     /// If the file system fails.
     pub fn note(&self, container: &str) -> Result<()> {
-        fs::write(self.0.steps.join(container), b"").context(|| "cannot note a container of a build")
+        hit("build.note")
+            .and_then(|()| fs::write(self.0.steps.join(container), b""))
+            .context(|| "cannot note a container of a build")
     }
 
     /// The container is gone, or stays.
@@ -190,7 +197,9 @@ impl Cache {
                 .records
                 .join(format!(".{key}-{:08x}", rand::random::<u32>())),
         );
-        fs::write(&new, bytes)
+        hit("build.record")
+            .and_then(|()| fs::write(&new, bytes))
+            .and_then(|()| hit("build.record-rename"))
             .and_then(|()| fs::rename(&new, &path))
             .context(|| format!("cannot write {}", path.display()))
     }

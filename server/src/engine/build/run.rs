@@ -1,6 +1,9 @@
 //! `RUN`: a container of the image so far, whose changes become the next layer.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use berth_api::{
     ApiVersion,
@@ -8,6 +11,8 @@ use berth_api::{
 };
 use berth_runtime::{
     Error, Result,
+    error::Context,
+    failpoint::hit,
     image::{
         Hold, ImageConfig,
         build::{self, Merged},
@@ -154,6 +159,7 @@ pub async fn run(
             message: format!("The command '{shown}' returned a non-zero code: {code}"),
         });
     }
+    hit("build.ended").context(|| "cannot take the changes of a step")?;
     let upper = step.containers.upper_directory(&step.container);
     let places: Vec<String> = OWN_PLACES
         .iter()
@@ -298,9 +304,22 @@ impl Step {
         let cache = job.engine.build_cache.clone();
         // Whether the client is still there or not, what is made has an owner.
         let making = tokio::spawn(async move {
-            let made = containers.create(request, ApiVersion::NEWEST, "", "").await?;
-            let container = containers.find(&made.id)?;
-            cache.note(container.id())?;
+            let noted = Arc::new(OnceLock::new());
+            let note = {
+                let (cache, noted) = (cache.clone(), Arc::clone(&noted));
+                move |id: &str| {
+                    cache.note(id)?;
+                    let _ = noted.set(id.to_owned());
+                    Ok(())
+                }
+            };
+            let made = containers
+                .create_noted(request, ApiVersion::NEWEST, "", "", note)
+                .await;
+            if let (Err(_), Some(id)) = (&made, noted.get()) {
+                cache.forget(id);
+            }
+            let container = containers.find(&made?.id)?;
             Ok(Self {
                 cache,
                 containers,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use berth_api::{ApiVersion, models, read};
-use berth_runtime::{Error, Kind, Result, error::Context, image::RunConfig};
+use berth_runtime::{Error, Kind, Result, error::Context, failpoint::hit, image::RunConfig};
 
-use super::{Containers, blocking, model::Container, state::Phase, validate};
+use super::{Containers, blocking, model::Container, pause, state::Phase, validate};
 use crate::engine::images::{Images, changes, commit};
 
 /// What an image of a container is to be like (API operation `ImageCommit`).
@@ -43,16 +43,39 @@ impl Containers {
         let (this, images, container) = (self.clone(), images.clone(), Arc::clone(container));
         // Whoever asked may leave; the container is let go on all the same.
         let task = self.tasks.spawn(async move {
-            let paused = request.pause && this.pause_if_running(&container).await?;
+            let paused = request.pause && this.pause_for_a_while(&container).await?;
+            let _ = hit("commit.paused");
             let (reader, source) = (this.clone(), Arc::clone(&container));
             let committed = blocking(move || reader.commit_blocking(&images, &source, &request)).await;
+            let _ = hit("commit.made");
             if paused {
                 this.unpause_if_paused(&container).await;
+                this.forget_pause(&container);
             }
             committed
         });
         task.await
             .unwrap_or_else(|error| Err(Error::internal("a commit was broken off").caused_by(error)))
+    }
+
+    /// Freezes the container if it runs and nobody has done so, in such a way that an engine that is killed meanwhile lets
+    /// it go on when it starts again. Gives whether it did.
+    async fn pause_for_a_while(&self, container: &Arc<Container>) -> Result<bool> {
+        if !container.now().state.has_process() {
+            return Ok(false);
+        }
+        pause::note(&self.store.bundle(container.id()))?;
+        let paused = self.pause_if_running(container).await;
+        if !matches!(paused, Ok(true)) {
+            self.forget_pause(container);
+        }
+        paused
+    }
+
+    fn forget_pause(&self, container: &Container) {
+        if let Err(error) = pause::forget(&self.store.bundle(container.id())) {
+            tracing::warn!(container = container.id(), %error, "the note of a pause stays");
+        }
     }
 
     /// Freezes the container if it runs and nobody has done so. Gives whether it did.

@@ -31,9 +31,25 @@ impl Containers {
         name: &str,
         platform: &str,
     ) -> Result<ContainerCreateResponse> {
+        self.create_noted(request, version, name, platform, |_| Ok(()))
+            .await
+    }
+
+    /// The same, with the id told to `note` before there is anything on disk, so that whoever dies then can be made good.
+    ///
+    /// # Errors
+    /// Those of [`Self::create`] and of `note`.
+    pub async fn create_noted(
+        &self,
+        request: ContainerCreateRequest,
+        version: ApiVersion,
+        name: &str,
+        platform: &str,
+        note: impl FnOnce(&str) -> Result<()> + Send + 'static,
+    ) -> Result<ContainerCreateResponse> {
         let (this, name, platform) = (self.clone(), name.to_owned(), platform.to_owned());
         let (container, warnings) =
-            blocking(move || this.create_blocking(request, version, &name, &platform)).await?;
+            blocking(move || this.create_blocking(request, version, &name, &platform, note)).await?;
         Ok(ContainerCreateResponse {
             id: container.id().to_owned(),
             warnings,
@@ -46,6 +62,7 @@ impl Containers {
         version: ApiVersion,
         name: &str,
         platform: &str,
+        note: impl FnOnce(&str) -> Result<()>,
     ) -> Result<(Arc<Container>, Vec<String>)> {
         let name = match name {
             "" => None,
@@ -59,6 +76,7 @@ impl Containers {
             Some(name) => self.index.reserve(name, &id)?,
             None => self.index.reserve_any(&id)?,
         };
+        note(&id)?;
         let made = self.make(&id, &reserved, image, checked);
         if made.is_err() {
             self.remove_directory_or_warn(&id);

@@ -14,6 +14,7 @@ use berth_api::models::FilesystemChange;
 use berth_runtime::{
     Error, Kind, Result,
     error::Context,
+    failpoint::hit,
     files::{self, Assembly, Bound, ChangeKind, ContainerPath, Extraction, PathStat, Root},
 };
 
@@ -71,8 +72,11 @@ impl Containers {
         out: impl Write + Send,
     ) -> Result<()> {
         let path = ContainerPath::parse(text)?;
-        self.look(container, |root| root.pack(&path, told, out))
-            .map_err(|error| named(error, text, asked))?;
+        self.look(container, |root| {
+            hit("archive.out").context(|| "cannot read the files")?;
+            root.pack(&path, told, out)
+        })
+        .map_err(|error| named(error, text, asked))?;
         self.publish(container, "archive-path", &[]);
         Ok(())
     }
@@ -101,7 +105,11 @@ impl Containers {
                 owner: (how.own && !user.is_empty()).then_some(&*user),
                 keep_kinds: how.keep_kinds,
             };
-            let extract = |root: &Root| root.unpack(&path, archive, &extraction);
+            let extract = |root: &Root| {
+                hit("archive.in").context(|| "cannot unpack the archive")?;
+                root.unpack(&path, archive, &extraction)?;
+                hit("archive.unpacked").context(|| "cannot unpack the archive")
+            };
             let result = match runs {
                 true => extract(&root_of(&target, details.state.pid)?),
                 false => this.assembly(&target, &details, true).with(extract),
@@ -168,6 +176,7 @@ impl Containers {
     /// What reading or writing gave.
     pub fn export(&self, container: &Arc<Container>, out: impl Write + Send) -> Result<()> {
         let details = container.details();
+        hit("export.begin").context(|| "cannot read the files")?;
         let running = match details.state.has_process() {
             true => Root::of_process_without_mounts(details.state.pid, container.id()).ok(),
             false => None,

@@ -1,8 +1,8 @@
 //! Freezing, and the terminal's size.
 
-use std::sync::Arc;
+use std::{fs, io, path::Path, sync::Arc};
 
-use berth_runtime::{Error, Result, cgroup::Cgroup, supervisor::Request};
+use berth_runtime::{Error, Result, cgroup::Cgroup, error::Context, failpoint::hit, supervisor::Request};
 
 use super::{
     Containers, blocking,
@@ -25,7 +25,11 @@ impl Containers {
         if let Some(run) = &run {
             run.end_probing();
         }
-        if let Err(error) = blocking(move || cgroup.freeze()).await {
+        let freeze = move || {
+            hit("pause.freeze").context(|| "cannot freeze a container")?;
+            cgroup.freeze()
+        };
+        if let Err(error) = blocking(freeze).await {
             drop(joining);
             run.iter().for_each(|run| self.probe_health(container, run));
             return Err(state::unless_ended(error, container.id()));
@@ -49,6 +53,7 @@ impl Containers {
         }
         self.publish(container, "pause", &[]);
         drop(telling);
+        let _ = hit("pause.frozen");
         self.save_or_warn(container).await;
         Ok(())
     }
@@ -73,6 +78,7 @@ impl Containers {
         let cgroup = self.cgroup(container)?;
         let thawed = blocking(move || cgroup.thaw()).await;
         thawed.map_err(|error| state::unless_ended(error, container.id()))?;
+        let _ = hit("pause.thawed");
         let run = container.current().run.clone();
         let telling = match &run {
             Some(run) => Some(run.signalling.lock().await),
@@ -92,6 +98,34 @@ impl Containers {
             self.save_or_warn(container).await;
         }
         Ok(())
+    }
+
+    /// Of a container that was taken over: lets go on what was frozen without anybody having been told, or only for a
+    /// while, and believes the kernel where the record says something else.
+    ///
+    /// # Errors
+    /// Internal, if the kernel refuses. A container that has ended meanwhile is fine.
+    pub(super) async fn settle_pause(&self, container: &Arc<Container>, bundle: &Path) -> Result<()> {
+        let paused = container.now().state.phase == Phase::Paused;
+        let noted = is_noted(bundle);
+        let cgroup = match self.cgroup(container) {
+            Ok(cgroup) => cgroup,
+            // It ends at this moment, and its end is told.
+            Err(_) => return Ok(()),
+        };
+        let frozen = match blocking(move || cgroup.is_frozen()).await {
+            Ok(frozen) => frozen,
+            // Nothing is frozen where there is no freezer.
+            Err(error) if paused || noted => return Err(error),
+            Err(_) => return Ok(()),
+        };
+        if frozen && (noted || !paused) || paused && !frozen {
+            self.thaw(container).await?;
+        }
+        match noted {
+            true => forget(bundle),
+            false => Ok(()),
+        }
     }
 
     /// Sets the size of a running container's terminal.
@@ -122,6 +156,37 @@ impl Containers {
         let (parent, name) = self.cgroup_path(container);
         Cgroup::open(&parent, &name)?.ok_or_else(|| state::not_running(container.id()))
     }
+}
+
+/// The file in a container's bundle that says that it is frozen for a while only.
+const NOTE: &str = "paused-for-a-while";
+
+/// Notes that a container is about to be frozen by the engine for something that it does itself.
+///
+/// # Errors
+/// Internal.
+pub(super) fn note(bundle: &Path) -> Result<()> {
+    hit("pause.note")
+        .and_then(|()| fs::write(bundle.join(NOTE), b""))
+        .context(|| "cannot note that a container is paused")
+}
+
+/// It is not any more.
+///
+/// # Errors
+/// Internal.
+pub(super) fn forget(bundle: &Path) -> Result<()> {
+    match fs::remove_file(bundle.join(NOTE)) {
+        // Its bundle went with it.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context(|| "cannot forget that a container was paused")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_noted(bundle: &Path) -> bool {
+    bundle.join(NOTE).exists()
 }
 
 /// One side of a terminal.

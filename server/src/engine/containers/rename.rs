@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_runtime::{Error, Result};
+use berth_runtime::{Error, Result, failpoint::hit};
 
 use super::{Containers, model::Container, names, store::Sync};
 
@@ -35,6 +35,7 @@ impl Containers {
             container.change(|details| details.name = old);
             return Err(error);
         }
+        let _ = hit("rename.saved");
         reserved.keep();
         self.index.release(&old);
         let details = container.details();

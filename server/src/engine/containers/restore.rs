@@ -5,6 +5,8 @@ use std::{collections::HashSet, os::unix::net::UnixStream, sync::Arc, time::Dura
 use berth_runtime::{
     Result,
     cgroup::Cgroup,
+    error::Context,
+    failpoint::hit,
     supervisor::{
         Event, ExitStatus, Recovered, Request, Snapshot, Status, SupervisorConfig, connect_control, recover,
     },
@@ -34,6 +36,7 @@ impl Containers {
     /// # Errors
     /// Internal, if the directories can't be read.
     pub(super) async fn restore(&self) -> Result<()> {
+        let failed = || "cannot take the containers over";
         let this = self.clone();
         let (mut loaded, bundles) = blocking(move || Ok((this.store.load()?, this.store.bundles()?))).await?;
         let bundles: HashSet<String> = bundles.into_iter().collect();
@@ -47,9 +50,11 @@ impl Containers {
             Ok(())
         })
         .await?;
+        hit("restore.purge").context(failed)?;
         // From here on everything that containers need is held.
         let images = Arc::clone(&self.images);
         blocking(move || images.purge()).await?;
+        hit("restore.containers").context(failed)?;
         let ran = self
             .index
             .all()
@@ -64,6 +69,7 @@ impl Containers {
                 }
             })
             .await;
+        hit("restore.bundles").context(failed)?;
         for id in bundles {
             if self.index.get(&id).is_none() {
                 self.clear_bundle(id).await;
@@ -75,8 +81,10 @@ impl Containers {
             Ok(())
         })
         .await?;
+        hit("restore.networks").context(failed)?;
         let networks = self.networks.clone();
         blocking(move || networks.settle()).await?;
+        hit("restore.policies").context(failed)?;
         self.resume_policies();
         Ok(())
     }
@@ -107,6 +115,7 @@ impl Containers {
 
     /// A container with a bundle: it runs, or nobody has recorded yet that it does not.
     async fn readopt(&self, container: &Arc<Container>) {
+        let _ = hit("restore.readopt");
         let bundle = self.store.bundle(container.id());
         let found = blocking(move || {
             let socket = bundle.join(SupervisorConfig::load(&bundle)?.socket);
@@ -158,6 +167,9 @@ impl Containers {
                     }
                 });
                 container.current().run = Some(Arc::clone(&run));
+                if let Err(error) = self.settle_pause(container, &run.bundle).await {
+                    tracing::error!(container = container.id(), %error, "a container may stay frozen");
+                }
                 self.answer_names_again(container, pid).await;
                 let strangers = self.restore_execs(container, &run, &execs, &exec_pids).await;
                 self.watch(container, Arc::clone(&run), events, Vec::new());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_api::models::{
     ContainerUpdateRequest, ContainerUpdateResponse, HostConfig, RestartPolicy, RestartPolicyName,
 };
-use berth_runtime::{Error, Kind, Result};
+use berth_runtime::{Error, Kind, Result, failpoint::hit};
 
 use super::{
     Containers, blocking,
@@ -50,6 +50,7 @@ impl Containers {
         let new = Arc::new(new);
         self.put_in_force(container, &new).await?;
         container.change(|details| details.host_config = Arc::clone(&new));
+        let _ = hit("update.in-force");
         if let Err(error) = self.save(container, Sync::Yes).await {
             container.change(|details| details.host_config = Arc::clone(&old));
             self.put_in_force(container, &old).await?;

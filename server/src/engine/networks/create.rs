@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use berth_api::models::NetworkCreateRequest;
-use berth_runtime::{Error, Kind, Result};
+use berth_runtime::{Error, Kind, Result, failpoint::hit};
 use jiff::Timestamp;
 
 use super::{
@@ -59,6 +59,7 @@ impl Networks {
         drop(choosing);
         match made {
             Ok(()) => {
+                let _ = hit("network.made");
                 self.publish(&record, "create", None);
                 Ok(record.id.clone())
             }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use berth_api::models::{ConfigReference, IPAM, IPAMConfig, Network};
-use berth_runtime::{Result, error::Context, net};
+use berth_runtime::{Result, error::Context, failpoint::hit, net};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -182,7 +182,7 @@ impl Record {
     /// Internal.
     pub fn erase(&self, directory: &Path) -> Result<()> {
         let path = Self::path(directory, &self.id);
-        match fs::remove_file(&path) {
+        match hit("network.erase").and_then(|()| fs::remove_file(&path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).context(|| format!("cannot remove {}", path.display()))
             }

@@ -11,6 +11,7 @@ use std::{
 use berth_runtime::{
     Error, Kind, Result,
     error::Context,
+    failpoint::hit,
     volume::{self, MountOptions},
 };
 use jiff::Timestamp;
@@ -178,6 +179,7 @@ impl Volumes {
                 if let Some(options) = MountOptions::read(&entry.record.options)?
                     && (entry.mounted.is_empty() || !volume::is_mount_point(&data)?)
                 {
+                    hit("volume.mount").context(|| format!("cannot mount volume {name}"))?;
                     volume::unmount(&data)?;
                     options.mount(&data).map_err(|error| {
                         let place = data.display();
@@ -213,6 +215,7 @@ impl Volumes {
         }
         match entry.record.driver.as_str() {
             LOCAL if last && !entry.record.options.is_empty() => {
+                hit("volume.unmount").context(|| format!("cannot unmount volume {name}"))?;
                 volume::unmount(&self.0.store.data(name))?;
             }
             LOCAL => {}

@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_runtime::{Result, error::Context, volume};
+use berth_runtime::{Result, error::Context, failpoint::hit, volume};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +73,9 @@ impl Store {
         let failed = || format!("cannot make volume {}", record.name);
         let make = || -> io::Result<()> {
             // The same mode as Docker's: users in containers get to the data, but cannot list what else there is.
+            hit("volume.create")?;
             DirBuilder::new().mode(0o701).create(&new)?;
+            hit("volume.data")?;
             if local {
                 DirBuilder::new().mode(0o755).create(new.join(DATA))?;
             }
@@ -82,10 +84,14 @@ impl Store {
                 .create_new(true)
                 .mode(0o600)
                 .open(new.join(FILE))?;
+            hit("volume.write")?;
             file.write_all(&serde_json::to_vec(record)?)?;
+            hit("volume.sync")?;
             file.sync_data()?;
             File::open(&new)?.sync_all()?;
+            hit("volume.rename")?;
             fs::rename(&new, &path)?;
+            hit("volume.sync-dir")?;
             File::open(&self.0)?.sync_all()
         };
         let made = make();
@@ -102,12 +108,16 @@ impl Store {
     pub fn fill(&self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let (new, data) = (self.0.join(format!("{NEW}{name}")), self.data(name));
         let failed = || format!("cannot fill volume {name}");
+        hit("volume.fill").context(failed)?;
         DirBuilder::new().mode(0o755).create(&new).context(failed)?;
-        let filled = fill(&new).and_then(|()| match fs::rename(&new, &data) {
-            // It has got content otherwise, which counts.
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            renamed => renamed.context(failed),
-        });
+        let filled =
+            fill(&new).and_then(
+                |()| match hit("volume.filled").and_then(|()| fs::rename(&new, &data)) {
+                    // It has got content otherwise, which counts.
+                    Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                    renamed => renamed.context(failed),
+                },
+            );
         if new.exists() {
             clean(&new);
         }
@@ -120,7 +130,8 @@ impl Store {
     /// Internal.
     pub fn retire(&self, name: &str) -> Result<()> {
         let failed = || format!("cannot remove volume {name}");
-        match fs::rename(self.0.join(name), self.0.join(format!("{GONE}{name}"))) {
+        let retire = || fs::rename(self.0.join(name), self.0.join(format!("{GONE}{name}")));
+        match hit("volume.retire").and_then(|()| retire()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             renamed => renamed.context(failed),
         }
@@ -133,7 +144,7 @@ impl Store {
     pub fn delete(&self, name: &str) -> Result<()> {
         let gone = self.0.join(format!("{GONE}{name}"));
         volume::unmount(&gone.join(DATA))?;
-        match fs::remove_dir_all(&gone) {
+        match hit("volume.delete").and_then(|()| fs::remove_dir_all(&gone)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.context(|| format!("cannot delete the data of volume {name}")),
         }
