@@ -1,7 +1,7 @@
 //! The memory of a process that sleeps most of its life.
 
-/// Stack that is left to the functions about to be called, in bytes.
-const IN_USE: usize = 32 * 1024;
+/// Stack that is left to the frames of this function and of what it calls, in bytes.
+const IN_USE: usize = 4 * 1024;
 
 /// How far below that the stack is given back, in bytes: no more than the gap that the kernel keeps free below a stack
 /// (256 pages by default), so that nothing else can be in the range.
