@@ -44,12 +44,18 @@ pub fn define(name: &str, definition: &Definition) -> TokenStream {
             let ty = rust(ty);
             quote! { #doc pub type #name = #ty; }
         }
-        Definition::Enum { doc, values, default } => {
+        Definition::Enum {
+            doc,
+            values,
+            default,
+            unknown,
+        } => {
             let doc = docs(doc);
+            let unknown = unknown.iter();
             let variants: Vec<_> = values.iter().map(|value| names::variant(value)).collect();
             let default = &variants[*default];
             quote! {
-                crate::values::string_enum!(#doc #name, #default, { #(#variants = #values,)* });
+                crate::values::string_enum!(#doc #name, #default, { #(#variants = #values,)* } #(, #unknown)*);
             }
         }
         Definition::Struct { doc, fields } => {

@@ -13,6 +13,7 @@ use crate::codegen::{
     names,
     shapes::{
         description, enumeration, extensions, integer, is_anything, is_null, is_struct, nullable, sole_type,
+        unknown_words,
     },
 };
 
@@ -97,6 +98,8 @@ pub enum Definition {
         doc: String,
         values: Vec<String>,
         default: usize,
+        /// What is said about any other value, with `{}` in its place; none: what is said of all.
+        unknown: Option<String>,
     },
     Alias {
         doc: String,
@@ -293,7 +296,12 @@ impl Reader<'_, '_> {
             return self.add(name, Definition::Struct { doc, fields });
         }
         let definition = match enumeration(schema)? {
-            Some((values, default)) if !nullable(schema) => Definition::Enum { doc, values, default },
+            Some((values, default)) if !nullable(schema) => Definition::Enum {
+                doc,
+                values,
+                default,
+                unknown: unknown_words(schema),
+            },
             // Who refers to the alias says that it can be null.
             _ => match self.schema(name, schema)? {
                 Ty::Option(inner) => Definition::Alias { doc, ty: *inner },

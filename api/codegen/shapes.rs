@@ -7,6 +7,8 @@ use utoipa::openapi::{
     schema::{Object, SchemaType, Type},
 };
 
+use crate::codegen::document::word;
+
 /// Whether a schema becomes a struct.
 pub fn is_struct(schema: &Schema) -> bool {
     match schema {
@@ -54,6 +56,14 @@ pub fn sole_type(schema_type: &SchemaType) -> Result<Option<Type>, String> {
             }
         }
     }
+}
+
+/// What a document's `x-unknown` says about values that an enum does not have.
+pub fn unknown_words(schema: &Schema) -> Option<String> {
+    let Schema::Object(object) = schema else {
+        return None;
+    };
+    word(&object.extensions, "x-unknown").map(str::to_owned)
 }
 
 /// The values and the default of a string enum.

@@ -76,7 +76,7 @@ pub(crate) async fn json<T: DeserializeOwned + Default>(
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return match required {
             true => Err(ErrorReply::invalid(
-                "invalid JSON: the request has no body, and this operation needs one",
+                "invalid JSON: got EOF while reading request body: this operation needs one",
             )),
             false => Ok(T::default()),
         };

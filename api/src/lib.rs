@@ -35,6 +35,7 @@
 //! |---|---|
 //! | schema | a struct of [`models`]; every field is public, `Default` is the zero value |
 //! | property | its type; `Option` where null is declared (`[T, null]`), and for structs and enums that may be left out |
+//! | `x-unknown` of an enum | what is said about other values, with `{}` in their place |
 //! | `required` or `x-always` property | always written (`None` as null) |
 //! | other property | left out when zero |
 //! | string enum | an enum with `as_str`, `FromStr`, `Display`, `ALL` |

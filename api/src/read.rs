@@ -29,8 +29,48 @@ const STRING_OR_LIST: [&str; 5] = ["Cmd", "Entrypoint", "Shell", "CapAdd", "CapD
 ///
 /// Errors read like `invalid JSON: HostConfig.Memory: invalid type: string "x", expected i64`; bytes after the value are an error.
 pub fn read_json<T: DeserializeOwned>(json: &[u8], version: ApiVersion) -> Result<T, ReadError> {
-    let value = serde_json::from_slice(json).map_err(|error| ReadError::new(error.to_string()))?;
+    let value = serde_json::from_slice(json).map_err(|error| ReadError::new(syntax_error(json, &error)))?;
     read_value(value, version)
+}
+
+/// What is wrong with `json`, in the words of Go's `encoding/json`, which clients look for, and where.
+fn syntax_error(json: &[u8], error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "unexpected EOF".to_owned();
+    }
+    let (line, column) = (error.line(), error.column());
+    let said = error.to_string();
+    let text = json.split(|byte| *byte == b'\n').nth(line.saturating_sub(1));
+    let found = text.and_then(|text| text.get(column.saturating_sub(1)).copied());
+    let (Some(found), Some(place)) = (found, found.and_then(|found| place(&said, found))) else {
+        return said;
+    };
+    let found = char::from(found).escape_default();
+    format!("invalid character '{found}' {place} (line {line}, column {column})")
+}
+
+/// Where in the grammar a character is that serde_json's words `said` complain about.
+fn place(said: &str, found: u8) -> Option<&'static str> {
+    const PLACES: [(&str, &str); 5] = [
+        (
+            "key must be a string",
+            "looking for beginning of object key string",
+        ),
+        ("expected value", "looking for beginning of value"),
+        ("expected `:`", "after object key"),
+        ("expected `,` or `}`", "after object key:value pair"),
+        ("expected `,` or `]`", "after array element"),
+    ];
+    let place = PLACES.iter().find(|(words, _)| said.starts_with(words));
+    match (place, found) {
+        (Some((_, place)), _) => Some(place),
+        (None, b'}') if said.starts_with("trailing comma") => {
+            Some("looking for beginning of object key string")
+        }
+        (None, b']') if said.starts_with("trailing comma") => Some("looking for beginning of value"),
+        (None, _) if said.starts_with("trailing characters") => Some("after top-level value"),
+        (None, _) => None,
+    }
 }
 
 /// [`read_json`] for JSON that is parsed already.

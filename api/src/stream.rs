@@ -39,6 +39,15 @@ impl<T: Send + 'static> JsonStream<T> {
         Self::new(futures_util::stream::once(later))
     }
 
+    /// The same, once there is a record to begin with, or nothing more to come: for work that a client may take to be
+    /// done when it sees the head of the reply, and leave.
+    pub async fn begun(mut self) -> Self {
+        match self.next().await {
+            None => self,
+            Some(first) => Self(Box::pin(futures_util::stream::iter([first]).chain(self.0))),
+        }
+    }
+
     /// A reply of what is sent to the other end of a channel, until that is dropped. Sending fails when the client is gone.
     pub fn channel<E: Fault>(capacity: usize) -> (tokio::sync::mpsc::Sender<Result<T, E>>, Self) {
         let (sender, mut receiver) = tokio::sync::mpsc::channel(capacity);

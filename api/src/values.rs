@@ -13,7 +13,7 @@ pub(crate) fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
 
 /// Declares an enum of strings: the type, its texts both ways, and serde by them.
 macro_rules! string_enum {
-    ($(#[$meta:meta])* $name:ident, $default:ident, { $($variant:ident = $text:literal,)* }) => {
+    ($(#[$meta:meta])* $name:ident, $default:ident, { $($variant:ident = $text:literal,)* } $(, $unknown:literal)?) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {
@@ -50,7 +50,7 @@ macro_rules! string_enum {
             fn from_str(text: &str) -> Result<Self, String> {
                 match text {
                     $($text => Ok(Self::$variant),)*
-                    _ => Err($crate::values::unknown_value(text, &[$($text,)*])),
+                    _ => Err($crate::values::unknown_value(text, &[$($text,)*], concat!("" $(, $unknown)?))),
                 }
             }
         }
@@ -70,8 +70,11 @@ macro_rules! string_enum {
 }
 pub(crate) use string_enum;
 
-/// What is said about a text that is no value of an enum.
-pub(crate) fn unknown_value(text: &str, allowed: &[&str]) -> String {
+/// What is said about a text that is no value of an enum: `words` with the text in the place of `{}`, if there are any.
+pub(crate) fn unknown_value(text: &str, allowed: &[&str], words: &str) -> String {
+    if !words.is_empty() {
+        return words.replace("{}", text);
+    }
     let allowed: Vec<_> = allowed.iter().map(|value| format!("{value:?}")).collect();
     format!("unknown value {text:?}, expected one of {}", allowed.join(", "))
 }
@@ -127,7 +130,7 @@ mod tests {
             .parse::<RestartPolicyName>()
             .expect_err("it is unknown");
         assert!(
-            unknown.contains("\"sometimes\"") && unknown.contains("\"unless-stopped\""),
+            unknown.contains("'sometimes'") && unknown.contains("'unless-stopped'"),
             "{unknown}"
         );
         assert!(

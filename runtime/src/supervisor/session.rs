@@ -197,18 +197,16 @@ impl Session {
         }
     }
 
-    /// Sets the terminal's size.
+    /// Sets the terminal's size. Without a terminal there is nothing to be done, which is no mistake: clients tell the
+    /// size of their own window to whatever they run.
     ///
     /// # Errors
-    /// [`Kind::Invalid`] without a terminal, [`Kind::Conflict`] if the process has ended.
+    /// [`Kind::Conflict`] if the process has ended.
     pub fn resize(&self, width: u16, height: u16) -> Result<()> {
         if self.ended {
             return Err(not_running());
         }
-        match self.streams.resize(width, height)? {
-            true => Ok(()),
-            false => Err(Error::invalid("cannot resize: the process has no terminal")),
-        }
+        self.streams.resize(width, height)
     }
 
     /// Collects the process if it has ended.

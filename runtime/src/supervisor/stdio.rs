@@ -130,10 +130,10 @@ impl Streams {
             .unwrap_or(TERMINAL_CAPACITY)
     }
 
-    /// Sets the terminal's size; false if there is no terminal.
-    pub fn resize(&self, width: u16, height: u16) -> Result<bool> {
+    /// Sets the size of the terminal, if there is one.
+    pub fn resize(&self, width: u16, height: u16) -> Result<()> {
         let Some(terminal) = &self.terminal else {
-            return Ok(false);
+            return Ok(());
         };
         let size = Winsize {
             ws_row: height,
@@ -141,8 +141,7 @@ impl Streams {
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
-        tcsetwinsize(&terminal.master, size).context(|| "cannot set the terminal's size")?;
-        Ok(true)
+        tcsetwinsize(&terminal.master, size).context(|| "cannot set the terminal's size")
     }
 
     /// Closes everything.

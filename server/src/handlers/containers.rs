@@ -144,10 +144,13 @@ impl ContainerApi for Engine {
 
     async fn container_update(
         &self,
-        _: Ctx,
+        ctx: Ctx,
         id: String,
-        body: ContainerUpdateRequest,
+        mut body: ContainerUpdateRequest,
     ) -> Reply<ContainerUpdateResponse> {
+        if ctx.version < ApiVersion::new(1, 40) {
+            body.pids_limit = None;
+        }
         let container = self.containers.find(&id)?;
         Ok(self.containers.update(&container, body).await?)
     }

@@ -124,7 +124,7 @@ impl ImageApi for Engine {
             let tell = |record| sender.blocking_send(Ok(record)).is_ok();
             finish(&sender, images.load(input, !query.quiet, &tell));
         });
-        Ok(records)
+        Ok(records.begun().await)
     }
 
     async fn image_create(

@@ -18,7 +18,8 @@ pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// Whether the components `pattern` fit the components `path`; `**` fits any number of them.
+/// Whether the components `pattern` fit the components `path`; `**` fits any number of them, but at the end it stands for
+/// what is inside a directory, not for the directory itself.
 pub fn path(pattern: &[&str], path: &[&str]) -> bool {
     // Positions to come back to after a `**`.
     let (mut p, mut n) = (0, 0);
@@ -41,11 +42,7 @@ pub fn path(pattern: &[&str], path: &[&str]) -> bool {
         back = Some((star, begin + 1));
         (p, n) = (star + 1, begin + 1);
     }
-    pattern
-        .get(p..)
-        .unwrap_or_default()
-        .iter()
-        .all(|part| *part == "**")
+    p == pattern.len()
 }
 
 fn fits(pattern: &[char], text: &[char]) -> bool {

@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn the_last_pattern_that_fits_decides() {
         let patterns = Patterns::read(
-            "# comment\n*.md\n!README*.md\nREADME-secret.md\nnode_modules\n**/*.log\n!keep/**/x.log\n/build/\n\n./tmp/*\n",
+            "# comment\n*.md\n!README*.md\nREADME-secret.md\nnode_modules\n**/*.log\n!keep/**/x.log\n/build/\n\n./tmp/*\nin/**\n",
         );
         for (path, out) in [
             ("a.md", true),
@@ -95,6 +95,8 @@ mod tests {
             ("build/out", true),
             ("tmp/a", true),
             ("tmp", false),
+            ("in", false),
+            ("in/a/b", true),
         ] {
             assert_eq!(patterns.leave_out(path), out, "{path}");
         }

@@ -6,7 +6,7 @@ use berth_api::{
     ApiVersion,
     models::{ContainerCreateRequest, ContainerCreateResponse},
 };
-use berth_runtime::{Result, failpoint::hit, image::Hold};
+use berth_runtime::{Error, Result, failpoint::hit, image::Hold};
 use jiff::Timestamp;
 
 use super::{
@@ -68,6 +68,10 @@ impl Containers {
             "" => None,
             name => Some(names::check(name)?),
         };
+        if has_no_config(&request) {
+            let message = "config cannot be empty in order to create a container";
+            return Err(Error::invalid(message));
+        }
         let mut checked = validate::create(request, version, &self.host, &self.defaults, self)?;
         let image = self.resolve_image(&mut checked, platform)?;
         let id = names::new_id();
@@ -129,6 +133,16 @@ impl Containers {
             tracing::warn!(container = id, %error, "a container that could not be made has left files behind");
         }
     }
+}
+
+/// Whether nothing is said of the container itself, not even its image.
+fn has_no_config(request: &ContainerCreateRequest) -> bool {
+    let config = ContainerCreateRequest {
+        host_config: None,
+        networking_config: None,
+        ..request.clone()
+    };
+    config == ContainerCreateRequest::default()
 }
 
 impl validate::Lookup for Containers {

@@ -131,7 +131,7 @@ impl Containers {
     /// Sets the size of a running container's terminal.
     ///
     /// # Errors
-    /// Conflict if it does not run; invalid if it has no terminal.
+    /// Conflict if it does not run.
     pub async fn resize(&self, container: &Arc<Container>, height: u32, width: u32) -> Result<()> {
         container.now().state.must_run(container.id())?;
         let Some(run) = container.current().run.clone() else {

@@ -170,7 +170,8 @@ fn apply_limits(config: &mut HostConfig, asked: &HostConfig, pids: Option<i64>) 
         }
     }
     if let Some(pids) = pids {
-        config.pids_limit = (pids > 0).then_some(pids);
+        // No limit is a value too: it is shown as 0.
+        config.pids_limit = Some(pids.max(0));
     }
     Ok(())
 }
@@ -212,7 +213,7 @@ mod tests {
         );
         assert_eq!((&*config.cpuset_cpus, config.pids_limit), ("0", Some(7)));
         apply_limits(&mut config, &HostConfig::default(), Some(-1)).unwrap();
-        assert_eq!(config.pids_limit, None);
+        assert_eq!(config.pids_limit, Some(0));
     }
 
     #[test]

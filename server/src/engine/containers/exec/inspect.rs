@@ -60,7 +60,7 @@ impl Containers {
     /// Sets the size of an exec's terminal. One that is about to be started is waited for.
     ///
     /// # Errors
-    /// Not found; conflict if it is over; invalid if it has no terminal or is not started in time.
+    /// Not found; conflict if it is over; invalid if it is not started in time.
     pub async fn exec_resize(&self, id: &str, height: u32, width: u32) -> Result<()> {
         let (height, width) = (characters(height)?, characters(width)?);
         let (exec, container) = self.find_exec(id)?;

@@ -19,6 +19,9 @@ pub struct Modes {
     pub no_copy: bool,
 }
 
+/// The mode that is shown of volumes for which none was given, as Docker does.
+pub const VOLUME_MODE: &str = "z";
+
 impl Modes {
     /// Reads modes; an empty text has none.
     ///
@@ -101,7 +104,7 @@ pub fn parse(text: &str, volume_driver: &str) -> Result<(MountPoint, bool)> {
         })
     };
     let mode = match &source {
-        MountSource::Volume(volume) if mode.is_empty() && !volume.anonymous => "z".to_owned(),
+        MountSource::Volume(volume) if mode.is_empty() && !volume.anonymous => VOLUME_MODE.to_owned(),
         _ => mode.to_owned(),
     };
     let point = MountPoint {

@@ -280,11 +280,15 @@ fn read_mount(mount: &Mount) -> Result<(MountPoint, bool)> {
         _ => return Err(Error::invalid("mount type unknown")),
     };
     check_proc(&destination, matches!(source, MountSource::Bind(_)))?;
+    let mode = match &source {
+        MountSource::Volume(_) => bind::VOLUME_MODE.to_owned(),
+        _ => String::new(),
+    };
     let point = MountPoint {
         destination,
         source,
         read_only: mount.read_only,
-        mode: String::new(),
+        mode,
     };
     Ok((point, explicit))
 }
