@@ -20,20 +20,14 @@ impl Containers {
         let Ok(ancestor) = self.images.resolve(text) else {
             return Vec::new();
         };
-        let layers = |image: &Image| image.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>();
-        let base = layers(&ancestor);
         let mut family = vec![ancestor.id.to_string()];
-        if !base.is_empty() {
-            let descends =
-                |image: &&std::sync::Arc<Image>| image.id != ancestor.id && layers(image).starts_with(&base);
-            family.extend(
-                self.images
-                    .list()
-                    .iter()
-                    .filter(descends)
-                    .map(|image| image.id.to_string()),
-            );
-        }
+        family.extend(
+            self.images
+                .list()
+                .iter()
+                .filter(|image| is_built_upon(image, &ancestor))
+                .map(|image| image.id.to_string()),
+        );
         family
     }
 
@@ -142,6 +136,17 @@ fn text_of(platform: &Platform) -> String {
         text.push_str(variant);
     }
     text
+}
+
+/// Whether an image begins as `ancestor` does, in its layers and in what it says of how they came, and goes on.
+fn is_built_upon(image: &Image, ancestor: &Image) -> bool {
+    let layers = |image: &Image| image.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>();
+    let (own, base) = (layers(image), layers(ancestor));
+    let (steps, first) = (&image.config.history, &ancestor.config.history);
+    !base.is_empty()
+        && own.starts_with(&base)
+        && steps.starts_with(first)
+        && (own.len(), steps.len()) != (base.len(), first.len())
 }
 
 #[cfg(test)]
