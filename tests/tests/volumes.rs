@@ -417,6 +417,9 @@ async fn options_mount_while_used() {
     )
     .unwrap();
     engine.launch_again().await;
+    // Its supervisor may still be at putting away what it left.
+    let wait = format!("/containers/{one}/wait");
+    engine.api.post(&wait).await.expect(200);
     assert!(!is_mounted(&path));
 
     let bad = json!({"Name": "bad", "DriverOpts": {"type": "none", "device": "/none/such", "o": "bind"}});
