@@ -39,7 +39,8 @@ cp "$script" "$root/script"
 # Layers, and what networks are made of. A real host loads them by itself when they are asked for.
 for module in overlay configs nfnetlink nf_defrag_ipv4 nf_defrag_ipv6 libcrc32c crc32c_generic nf_conntrack nf_nat nf_tables \
   nft_chain_nat nft_masq nft_ct nft_nat nft_fib nft_fib_ipv4 nft_fib_ipv6 nft_fib_inet nft_reject nft_reject_inet \
-  nf_reject_ipv4 nf_reject_ipv6 llc stp bridge br_netfilter veth; do
+  nf_reject_ipv4 nf_reject_ipv6 llc stp bridge br_netfilter veth \
+  virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk bfq; do
   find "$work/kernel/lib/modules" -name "$module.ko" -exec cp {} "$root/modules/" \;
 done
 for file in "$@"; do
@@ -90,12 +91,17 @@ SECOND
 chmod +x "$root/init" "$root/second"
 (cd "$root" && find . | cpio -o -H newc --quiet) >"$work/initramfs.$$"
 
+# A disk, /dev/vda: a file system in memory has no device to be limited, and cannot map ids.
+disk="$work/disk.$$"
+truncate -s 1G "$disk"
+mkfs.ext4 -q -F "$disk"
+
 # Emulated: the machine needs no virtualisation of its host.
 output="$work/console.$$"
 timeout "${VM_TIMEOUT:-300}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m "${VM_MEMORY:-1536}" \
   -kernel "$kernel" -initrd "$work/initramfs.$$" -append "console=ttyS0 quiet panic=-1" \
-  -nographic -no-reboot -nic none | tr -d '\r' | tee "$output"
-rm -f "$work/initramfs.$$"
+  -drive "file=$disk,format=raw,if=virtio" -nographic -no-reboot -nic none | tr -d '\r' | tee "$output"
+rm -f "$work/initramfs.$$" "$disk"
 status=$(grep -oE '^vm-status [0-9]+' "$output" | tail -n 1 | cut -d' ' -f2)
 rm -f "$output"
 exit "${status:-70}"

@@ -12,6 +12,7 @@
 //! | [`log`] | container logs: writing, rotating, reading, following |
 //! | [`external`] | containers by another OCI runtime |
 //! | [`net`] | namespaces, links, addresses, the firewall table of containers' networks |
+//! | [`ids`], [`userns`] | user namespaces: which ids are which, namespaces without a process |
 //! | [`error`] | the error type they share |
 //! | [`failpoint`] | steps at which tests make a process die, fail or wait |
 
@@ -20,6 +21,7 @@ pub mod error;
 pub mod external;
 pub mod failpoint;
 pub mod files;
+pub mod ids;
 pub mod image;
 pub mod log;
 pub mod net;
@@ -27,6 +29,7 @@ pub mod registry;
 pub mod sandbox;
 pub mod supervisor;
 mod sys;
+pub mod userns;
 pub mod volume;
 
 pub use error::{Error, Kind, Result};

@@ -40,5 +40,6 @@ mod runtimes;
 mod stats;
 mod system;
 mod top;
+mod userns;
 mod volumes;
 mod websocket;

@@ -114,6 +114,26 @@ impl Cgroup {
         limits::apply(self, resources)
     }
 
+    /// Gives the user and group `owner` what the kernel says may be given away of a v2 cgroup (cgroups(7), delegation):
+    /// they may make cgroups below it.
+    pub(crate) fn delegate(&self, owner: (u32, u32)) -> Result<()> {
+        let Some(directory) = self.v2_path() else {
+            return Ok(());
+        };
+        let listed = fs::read_to_string("/sys/kernel/cgroup/delegate");
+        let names =
+            listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".to_owned());
+        let files = names.lines().map(|name| directory.join(name));
+        for path in std::iter::once(directory.to_owned()).chain(files) {
+            match std::os::unix::fs::chown(&path, Some(owner.0), Some(owner.1)) {
+                // Of a controller that is not enabled here.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.context(|| format!("cannot give away {}", path.display()))?,
+            }
+        }
+        Ok(())
+    }
+
     /// Directory of the v2 hierarchy, for `CLONE_INTO_CGROUP`.
     pub(crate) fn v2_path(&self) -> Option<&Path> {
         self.v2().map(|d| d.path.as_path())

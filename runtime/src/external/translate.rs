@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec, User};
 use crate::{
     Error, Result,
     error::Context,
-    sandbox::{self, ANNOTATION_GROUP_ADD, ANNOTATION_INIT},
+    sandbox::{self, ANNOTATION_GROUP_ADD, ANNOTATION_INIT, ANNOTATION_MAPPED_ROOT, IDMAP_IF_POSSIBLE},
 };
 
 /// In front of the names of annotations that only the sandbox understands.
@@ -33,9 +33,26 @@ pub(super) fn spec(spec: &Spec) -> Result<Spec> {
         .ok_or_else(|| Error::invalid("the specification has no root"))?
         .path()
         .clone();
+    let mapped = annotations.contains_key(ANNOTATION_MAPPED_ROOT);
+    if mapped
+        && spec
+            .mounts()
+            .iter()
+            .flatten()
+            .all(|m| m.destination() != Path::new("/"))
+    {
+        return Err(Error::invalid(
+            "only the engine's own runtime can map the ids of a container without an image",
+        ));
+    }
     if sandbox::mount_root(spec, &root)? {
         let mounts = translated.mounts().clone().unwrap_or_default();
         translated.set_mounts(Some(mounts.into_iter().skip(1).collect()));
+    }
+    for mount in translated.mounts_mut().iter_mut().flatten() {
+        if let Some(options) = mount.options_mut() {
+            options.retain(|option| option != IDMAP_IF_POSSIBLE);
+        }
     }
     if let Some(own) = spec.process() {
         translated.set_process(Some(process(own, spec, &root)?));

@@ -4,6 +4,7 @@
 use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -21,12 +22,15 @@ use super::Root;
 use crate::{
     Error, Result,
     error::Context,
+    ids::Maker,
     sandbox::{
         filesystem::{NewFilesystem, clone_tree},
+        idmap,
         root::{Make, Root as Target},
         rootfs,
     },
     sys::mount::{Change, mount_setattr},
+    userns::UserNamespace,
 };
 
 /// What the root of a container that does not run is made of.
@@ -44,6 +48,8 @@ pub struct Assembly {
     pub mounts: Vec<Bound>,
     /// Whether its root is read-only but for these mounts.
     pub read_only: bool,
+    /// The user namespace by whose ids its layers show, as they do while it runs.
+    pub user: Option<Arc<UserNamespace>>,
 }
 
 /// A directory or file of the host that is mounted in a container.
@@ -82,6 +88,9 @@ impl Assembly {
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
             .context(|| "cannot make the mounts of a new namespace private")?;
         let target = self.mount_root()?;
+        // Its layers take files only from ids that they can show.
+        let user = self.user.as_ref();
+        let _maker = user.map(|user| Maker::root_of(user.map())).transpose()?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&target, flags, Mode::empty())
             .context(|| format!("cannot open {}", target.display()))?;
@@ -130,13 +139,20 @@ impl Assembly {
         if layers.is_empty() {
             // A container without an image has its own layer only.
             let tree = clone_tree(&self.upper, false)?;
+            if let Some(user) = &self.user {
+                idmap::map_tree(&tree, &self.upper, &**user, false)?;
+            }
             attach(&tree, &target)?;
             return Ok(target);
         }
         let spec = overlay(&layers, &upper, &work)?;
+        if let Some(user) = &self.user {
+            attach(&rootfs::prepare(&spec, Some((&**user).into()))?, &target)?;
+            return Ok(target);
+        }
         match rootfs::OldOverlay::of(&spec)? {
             Some(old) => return old.mount().map(|_| upper),
-            None => attach(&rootfs::prepare(&spec)?, &target)?,
+            None => attach(&rootfs::prepare(&spec, None)?, &target)?,
         }
         Ok(target)
     }

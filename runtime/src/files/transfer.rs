@@ -3,6 +3,8 @@
 use std::{
     io::{Read, Write},
     os::fd::AsFd,
+    sync::Arc,
+    thread,
 };
 
 use rustix::fs::{self, FileType, OFlags, StatVfsMountFlags};
@@ -13,6 +15,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    ids::{IdMap, Maker},
     image::{Limits, PackOptions, UnpackOptions, Whiteouts, compress, pack, pack_one, unpack},
     sandbox::{root::Root as Inside, user::Accounts},
 };
@@ -24,15 +27,23 @@ pub struct Extraction<'a> {
     pub owner: Option<&'a str>,
     /// Refuse to replace a directory by something else or something else by a directory.
     pub keep_kinds: bool,
+    /// The ids of the container, if it has a user namespace.
+    pub ids: Option<Arc<IdMap>>,
 }
 
 impl Root {
     /// Writes an archive of what `path` leads to; the names in it begin with the last component of `path`. `told` is
-    /// called before anything is written.
+    /// called before anything is written. With `ids`, the archive has the inner ones.
     ///
     /// # Errors
     /// As [`Root::stat`], before `told` is called; then if a file cannot be read or `out` fails.
-    pub fn pack(&self, path: &ContainerPath, told: impl FnOnce(PathStat), out: impl Write) -> Result<()> {
+    pub fn pack(
+        &self,
+        path: &ContainerPath,
+        ids: Option<Arc<IdMap>>,
+        told: impl FnOnce(PathStat),
+        out: impl Write,
+    ) -> Result<()> {
         let stat = self.stat(path)?;
         let fail = |errno| path::refused(path.as_str(), errno);
         if FileType::from_raw_mode(stat.mode) == FileType::Directory {
@@ -44,6 +55,7 @@ impl Root {
                 .map_err(fail)?;
             let options = PackOptions {
                 root: Some(path.base().as_bytes().to_vec()),
+                ids,
                 ..PackOptions::default()
             };
             told(stat);
@@ -59,19 +71,26 @@ impl Root {
             name.as_bytes(),
             name.as_bytes(),
             out,
-            &PackOptions::default(),
+            &PackOptions {
+                ids,
+                ..PackOptions::default()
+            },
         )
     }
 
-    /// Writes an archive of everything.
+    /// Writes an archive of everything; with `ids`, it has the inner ones.
     ///
     /// # Errors
     /// If a file cannot be read or `out` fails.
-    pub fn pack_all(&self, out: impl Write) -> Result<()> {
+    pub fn pack_all(&self, ids: Option<Arc<IdMap>>, out: impl Write) -> Result<()> {
         let dir = self
             .open("/", OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|errno| path::refused("/", errno))?;
-        pack(dir.as_fd(), out, &PackOptions::default())
+        let options = PackOptions {
+            ids,
+            ..PackOptions::default()
+        };
+        pack(dir.as_fd(), out, &options)
     }
 
     /// Unpacks an archive, compressed or not, into the directory that `path` leads to.
@@ -79,7 +98,25 @@ impl Root {
     /// # Errors
     /// Not found; invalid if it is no directory, or the archive is malformed; forbidden with `"read-only"` as a message
     /// if it cannot be written to.
-    pub fn unpack(&self, path: &ContainerPath, archive: impl Read, how: &Extraction<'_>) -> Result<()> {
+    pub fn unpack(
+        &self,
+        path: &ContainerPath,
+        archive: impl Read + Send,
+        how: &Extraction<'_>,
+    ) -> Result<()> {
+        let Some(ids) = &how.ids else {
+            return self.unpack_here(path, archive, how);
+        };
+        // On a thread of its own, as that makes files in the name of the container's root.
+        let work = || {
+            let _maker = Maker::root_of(ids)?;
+            self.unpack_here(path, archive, how)
+        };
+        thread::scope(|scope| scope.spawn(work).join())
+            .unwrap_or_else(|_| Err(Error::internal("a copy into a container was broken off")))
+    }
+
+    fn unpack_here(&self, path: &ContainerPath, archive: impl Read, how: &Extraction<'_>) -> Result<()> {
         let (dir, prefix) = self.directory(path)?;
         let mount = fs::fstatvfs(&dir).map_err(|errno| path::refused(path.as_str(), errno))?;
         if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
@@ -92,6 +129,7 @@ impl Root {
             owner,
             keep_kinds: how.keep_kinds,
             no_devices: false,
+            ids: how.ids.clone(),
             below: Some(prefix),
             limits: limits.clone(),
         };

@@ -54,6 +54,7 @@ impl UpperDir {
             root: self.has_own_root()?.then(|| b"./".to_vec()),
             overlay: true,
             nanoseconds: false,
+            ids: None,
         };
         pack::pack(self.dir.as_fd(), BufWriter::with_capacity(BUFFER, out), &options)
     }

@@ -26,6 +26,6 @@ pub use self::{
     firewall::{Firewall, Network, Port, Protocol, Watch},
     links::{Link, Links, NewBridge, NewPair, NewUpon, Upon},
     names::NameSockets,
-    namespace::{Namespace, read_sysctl, write_sysctl},
+    namespace::{Namespace, Owner, read_sysctl, write_sysctl},
     pool::Pool,
 };

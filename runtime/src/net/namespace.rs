@@ -11,14 +11,31 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::links::Links;
-use crate::{Error, Result, error::Context, failpoint::hit};
+use crate::{
+    Error, Result,
+    error::Context,
+    failpoint::hit,
+    ids::IdMap,
+    userns::{self, UserNamespace},
+};
 
 /// A network namespace, held by its descriptor, and a netlink socket inside it.
 #[derive(Debug)]
 pub struct Namespace {
     descriptor: OwnedFd,
+    /// The user namespace that was made for it.
+    user: Option<UserNamespace>,
     /// Its links.
     pub links: Links,
+}
+
+/// The user namespace that a network namespace belongs to.
+#[derive(Clone, Copy, Debug)]
+pub enum Owner<'a> {
+    /// A new one with these ids.
+    New(&'a IdMap),
+    /// The one at this path.
+    Existing(&'a Path),
 }
 
 impl Namespace {
@@ -36,10 +53,11 @@ impl Namespace {
         hit("netns.create").context(|| "cannot make a network namespace")?;
         unshare(CloneFlags::CLONE_NEWNET).context(|| "cannot make a network namespace")?;
         let descriptor = Self::of_this_thread()?;
-        write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
-        let mut links = Links::open()?;
-        links.set_up_loopback()?;
-        Ok(Self { descriptor, links })
+        Ok(Self {
+            descriptor,
+            user: None,
+            links: prepare()?,
+        })
     }
 
     /// That of the calling thread.
@@ -47,6 +65,34 @@ impl Namespace {
         let path = "/proc/thread-self/ns/net";
         let file = File::open(path).context(|| format!("cannot open {path}"))?;
         Ok(file.into())
+    }
+
+    /// The same in a user namespace, whose root may then change it.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn create_for(owner: Owner<'_>) -> Result<Self> {
+        let (user, descriptor) = match owner {
+            Owner::New(ids) => {
+                let (user, descriptor) = UserNamespace::create_with_network(ids)?;
+                (Some(user), descriptor)
+            }
+            Owner::Existing(path) => (None, userns::network_in(path)?),
+        };
+        let links = on_a_thread(|| {
+            setns(&descriptor, CloneFlags::CLONE_NEWNET).context(|| "cannot enter a network namespace")?;
+            prepare()
+        })?;
+        Ok(Self {
+            descriptor,
+            user,
+            links,
+        })
+    }
+
+    /// A path of the user namespace that was made for it, as [`Namespace::path`].
+    pub fn user_path(&self) -> Option<PathBuf> {
+        self.user.as_ref().map(UserNamespace::path)
     }
 
     /// The namespace at `path`, such as `/proc/<pid>/ns/net`.
@@ -64,7 +110,11 @@ impl Namespace {
             setns(&descriptor, CloneFlags::CLONE_NEWNET).context(|| "cannot enter a network namespace")?;
             Links::open()
         })?;
-        Ok(Self { descriptor, links })
+        Ok(Self {
+            descriptor,
+            user: None,
+            links,
+        })
     }
 
     /// A path by which other processes of this host can open it as long as this value lives.
@@ -103,6 +153,14 @@ impl Namespace {
             work()
         })
     }
+}
+
+/// Sets a new namespace, which the calling thread is in, to what all begin with.
+fn prepare() -> Result<Links> {
+    write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+    let mut links = Links::open()?;
+    links.set_up_loopback()?;
+    Ok(links)
 }
 
 /// Runs `work` on a thread of its own, which may change what belongs to a thread.

@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
+use nix::unistd::Pid;
 use oci_spec::runtime::{ContainerState, Process, Spec};
 use rustix::fs::Mode;
 
@@ -13,6 +14,8 @@ use super::{
     ANNOTATION_INIT, Options, Point, Sandbox, StartError, Stdio,
     channel::{Channel, Message},
     devices::{self, HostNodes, Terminal},
+    identity,
+    idmap::Ids,
     init, masks,
     mounts::{self, Planned},
     namespaces::{self, Namespaces, PidNamespace},
@@ -27,6 +30,7 @@ use crate::{
     cgroup::Entrances,
     error::Context,
     failpoint::{self, hit},
+    ids::IdMap,
     sys::{clone, process as own, shared::SharedMessage},
 };
 
@@ -45,6 +49,8 @@ struct Plan<'a> {
     host_nodes: Option<HostNodes>,
     filter: Option<Filter>,
     entrances: Entrances,
+    /// Whether the process is born in its cgroups.
+    entered: bool,
     init: bool,
 }
 
@@ -56,8 +62,10 @@ impl<'a> Plan<'a> {
             .as_ref()
             .ok_or_else(|| Error::invalid("the specification has no process"))?;
         let namespaces = Namespaces::of(spec)?;
-        let host_nodes = if namespaces.new_user {
-            Some(HostNodes::open(spec)?)
+        // No device can be made in another user namespace: `/dev` is made here, unless none can be made here either.
+        let outer_dev = namespaces.other_user() && devices::can_be_made();
+        let host_nodes = if namespaces.other_user() {
+            Some(HostNodes::open(spec, outer_dev)?)
         } else {
             None
         };
@@ -68,10 +76,11 @@ impl<'a> Plan<'a> {
             options,
             namespaces,
             old_overlay: OldOverlay::of(spec)?,
-            mounts: mounts::plan(spec, options.cgroup)?,
+            mounts: mounts::plan(spec, options.cgroup, outer_dev)?,
             host_nodes,
             filter: Filter::of(spec)?,
             entrances: options.cgroup.entrances()?,
+            entered: false,
             init: init.is_some_and(|v| v == "true"),
         })
     }
@@ -80,10 +89,11 @@ impl<'a> Plan<'a> {
 impl Plan<'_> {
     /// Opens what is needed from the host's mounts: the root and the sources of binds. The new process meanwhile gets on
     /// with what does not need them.
-    fn open_mounts(&self) -> Result<Vec<OwnedFd>> {
-        let mut all = mounts::open_trees(&self.mounts)?;
+    fn open_mounts(&self, ids: Option<Ids<'_>>) -> Result<Vec<OwnedFd>> {
+        let mut all = mounts::open_trees(&self.mounts, self.spec, ids)?;
         if self.old_overlay.is_none() {
-            all.push(rootfs::prepare(self.spec)?);
+            let ids = ids.filter(|_| rootfs::is_mapped(self.spec));
+            all.push(rootfs::prepare(self.spec, ids)?);
         }
         Ok(all)
     }
@@ -201,13 +211,20 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
     let directory = options.cgroup.v2_path().map(File::open).transpose();
     let directory = directory.context(|| "cannot open the cgroup's directory")?;
     hit("sandbox.clone").map_err(Error::from)?;
-    let pid_namespace = PidNamespace::enter(plan.namespaces.joined_pid.as_ref())?;
-    let flags = plan.namespaces.flags;
+    let joins = plan.namespaces.joined_user.is_some();
+    let (pid_namespace, flags) = match joins {
+        false => (
+            PidNamespace::enter(plan.namespaces.joined_pid.as_ref())?,
+            plan.namespaces.clone_flags(),
+        ),
+        true => (None, 0),
+    };
     let mut body = |cloned| -> i32 {
         // The new process's copy of our end would keep it from noticing that we have died.
         ours = None;
-        process::end_with(&report, || {
-            inside(&mut plan, stdio.take(), cloned, &theirs, &report)
+        process::end_with(&report, || match joins {
+            false => inside(&mut plan, stdio.take(), cloned, &theirs, &report),
+            true => join_user(&mut plan, stdio.take(), cloned, &theirs, &report),
         })
     };
     let mut child = clone::clone(flags, directory.as_ref().map(AsFd::as_fd), || body(true));
@@ -221,6 +238,10 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
     let ours = ours.ok_or_else(|| Error::internal("the channel to the new process is gone"))?;
     let mut sandbox = Sandbox::waiting(pid, pidfd, ours, report);
     left?;
+    if joins {
+        sandbox.follow()?;
+    }
+    let pid = sandbox.pid();
 
     if let Some(score) = plan.process.oom_score_adj() {
         // From here, as root of a user namespace may not do it.
@@ -232,16 +253,82 @@ fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, Star
         let told = sandbox.channel()?.send(Message::Mapped, None);
         told.map_err(|e| sandbox.failure(&e))?;
     }
+    let user = match plan.namespaces.other_user() {
+        true => Some(Owner::of(pid)?),
+        false => None,
+    };
+    if let Some(user) = &user {
+        // Only from here can they be given to somebody whom the namespace knows.
+        identity::hand_over_streams(stdio.as_ref(), &user.map)?;
+        if plan.namespaces.new_cgroup && mounts::has_own_cgroups(spec) && !options.cgroup.has_v1() {
+            options.cgroup.delegate(user.map.root())?;
+        }
+    }
     for point in [Point::Prestart, Point::CreateRuntime] {
         run_hooks(options, point, ContainerState::Creating, pid.as_raw())?;
     }
     hit("sandbox.mounts").map_err(Error::from)?;
-    let mounts = plan.open_mounts()?;
+    let mounts = plan.open_mounts(user.as_ref().map(Owner::ids))?;
     let sent = sandbox.channel()?.send_all(Message::Mounts, &mounts);
     sent.map_err(|e| sandbox.failure(&e))?;
     drop(mounts);
     hit("sandbox.sent").map_err(Error::from)?;
     Ok(sandbox)
+}
+
+/// The user namespace of the new process.
+struct Owner {
+    namespace: OwnedFd,
+    map: IdMap,
+}
+
+impl Owner {
+    fn of(pid: Pid) -> Result<Self> {
+        let file = File::open(format!("/proc/{pid}/ns/user"));
+        Ok(Self {
+            namespace: file.context(|| "cannot open the user namespace")?.into(),
+            map: IdMap::of_process(pid.as_raw())?,
+        })
+    }
+
+    fn ids(&self) -> Ids<'_> {
+        Ids {
+            namespace: self.namespace.as_fd(),
+            map: &self.map,
+        }
+    }
+}
+
+/// What a process does that is to be in a user namespace that exists: it joins that, and makes the real one there, so
+/// that the other new namespaces belong to it. This one is seen by nobody in there.
+fn join_user(
+    plan: &mut Plan<'_>,
+    stdio: Option<Stdio>,
+    cloned: bool,
+    channel: &Channel,
+    report: &SharedMessage,
+) -> Result<Infallible, StartError> {
+    failpoint::keep_within_reach();
+    plan.entrances.enter(cloned)?;
+    plan.entered = true;
+    PidNamespace::enter(plan.namespaces.joined_pid.as_ref())?;
+    if let Some(user) = &plan.namespaces.joined_user {
+        nix::sched::setns(user, nix::sched::CloneFlags::CLONE_NEWUSER)
+            .context(|| "cannot join the user namespace")?;
+    }
+    become_root()?;
+    let flags = plan.namespaces.flags | libc::CLONE_PARENT as u64;
+    let mut stdio = Some(stdio);
+    let (_, pidfd) = clone::clone(flags, None, || {
+        process::end_with(report, || {
+            inside(plan, stdio.take().flatten(), cloned, channel, report)
+        })
+    })
+    .context(|| "cannot create the namespaces (clone3)")?;
+    channel
+        .send(Message::Process, Some(pidfd.as_raw_fd()))
+        .context(|| "the engine gave up")?;
+    clone::exit(0)
 }
 
 /// What the new process does. Returns only with an error.
@@ -259,10 +346,14 @@ fn inside(
     if plan.namespaces.new_user {
         channel.expect(Message::Mapped).context(|| "the engine gave up")?;
         become_root()?;
+        // The queues of an IPC namespace belong to whoever made it.
+        nix::sched::unshare(plan.namespaces.ipc_of_root()).context(|| "cannot make an IPC namespace")?;
     }
     plan.namespaces.join()?;
     hit("inside.cgroup").map_err(Error::from)?;
-    plan.entrances.enter(cloned)?;
+    if !plan.entered {
+        plan.entrances.enter(cloned)?;
+    }
     if plan.namespaces.new_cgroup {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
             .context(|| "cannot make a cgroup namespace")?;

@@ -20,9 +20,14 @@ use rustix::{
 
 use super::{
     defaults, filesystem,
+    options::Options,
     root::{self, Make, Root},
 };
-use crate::{Error, Result, error::Context};
+use crate::{
+    Error, Result,
+    error::Context,
+    ids::{IdMap, Maker},
+};
 
 /// Magic number of devpts (statfs(2)).
 const DEVPTS_MAGIC: u64 = 0x1cd1;
@@ -54,15 +59,64 @@ fn wanted(spec: &Spec) -> Vec<LinuxDevice> {
     all
 }
 
+/// Whether the caller can make devices at all, which takes the host's own user namespace.
+pub(super) fn can_be_made() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Whether `device` is in the file system on `/dev`.
+fn is_in_dev(device: &LinuxDevice) -> bool {
+    device.path().starts_with("/dev")
+}
+
+/// `/dev` for a sandbox whose ids are those of `map`, made and filled here. It belongs to the sandbox's root.
+pub(super) fn outer(spec: &Spec, options: &Options, map: &IdMap) -> Result<OwnedFd> {
+    let mut options = options.clone();
+    let (uid, gid) = map.root();
+    for (key, id) in [("uid", uid), ("gid", gid)] {
+        if !options.data.iter().any(|(k, _)| k == key) {
+            options.data.push((key.to_owned(), Some(id.to_string())));
+        }
+    }
+    let dev = filesystem::new_mount("tmpfs", Some(Path::new("tmpfs")), &options)?;
+    let _maker = Maker::root_of(map)?;
+    let umask = rustix::process::umask(Mode::empty());
+    let filled = fill_outer(spec, &dev, map);
+    rustix::process::umask(umask);
+    filled.map(|()| dev)
+}
+
+fn fill_outer(spec: &Spec, dev: &OwnedFd, map: &IdMap) -> Result<()> {
+    let root = Root::from(dev.try_clone().context(|| "cannot copy a descriptor")?);
+    for mut device in wanted(spec).into_iter().filter(is_in_dev) {
+        let message = |path: &Path| format!("cannot make the device {}", path.display());
+        let path = device.path().clone();
+        let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+        let (uid, gid) = map.outer(uid, gid).ok_or_else(|| {
+            Error::invalid(format!(
+                "{}: its owner {uid}:{gid} has no id in the user namespace",
+                message(&path)
+            ))
+        })?;
+        let name = path.strip_prefix("/dev").unwrap_or(&path);
+        device.set_uid(Some(uid)).set_gid(Some(gid));
+        let (parent, name) = root.make_parent(name).context(|| message(&path))?;
+        make_node_at(parent.as_fd(), name, &device).context(|| message(&path))?;
+    }
+    Ok(())
+}
+
 impl HostNodes {
-    /// Opens them on the host by their names.
-    pub fn open(spec: &Spec) -> Result<Self> {
-        let options = super::options::Options::of(&defaults::mount("/", "bind", "", &[]))?;
+    /// Opens them on the host by their names; with `outer_dev`, without those that are in `/dev`.
+    pub fn open(spec: &Spec, outer_dev: bool) -> Result<Self> {
+        let options = Options::of(&defaults::mount("/", "bind", "", &[]))?;
         let open = |device: LinuxDevice| {
             let node = filesystem::bind(device.path(), &options)?;
             Ok((device, node))
         };
-        Ok(Self(wanted(spec).into_iter().map(open).collect::<Result<_>>()?))
+        let wanted = wanted(spec).into_iter().filter(|d| !(outer_dev && is_in_dev(d)));
+        Ok(Self(wanted.map(open).collect::<Result<_>>()?))
     }
 
     fn attach(&self, root: &Root) -> Result<()> {

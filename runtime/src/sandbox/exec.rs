@@ -20,7 +20,7 @@ use super::{
     Options, Sandbox, StartError, Stdio,
     channel::{Channel, Message},
     devices::Terminal,
-    namespaces,
+    identity, namespaces,
     proc::Proc,
     process::{self, Settled, Streams},
     root::Root,
@@ -29,6 +29,7 @@ use super::{
 use crate::{
     Result,
     error::Context,
+    ids::IdMap,
     sys::{clone, process as own, shared::SharedMessage},
 };
 
@@ -141,6 +142,11 @@ impl Inside<'_> {
         self.options.cgroup.entrances()?.enter(self.cloned)?;
         super::join_keyring(self.options)?;
         let proc = self.proc()?;
+        if namespaces::with_user(self.spec) {
+            let pid = namespaces::pid_of(self.target.as_raw_fd())
+                .context(|| "cannot find the container's first process")?;
+            identity::hand_over_streams(stdio.as_ref(), &IdMap::of_process(pid.as_raw())?)?;
+        }
         let new_user = namespaces::join_all(self.target)?;
         if new_user {
             super::create::become_root()?;

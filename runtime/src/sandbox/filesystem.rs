@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -39,6 +39,11 @@ impl NewFilesystem {
             context,
             kind: kind.to_owned(),
         })
+    }
+
+    /// The descriptor of its configuration.
+    pub fn context(&self) -> BorrowedFd<'_> {
+        self.context.as_fd()
     }
 
     /// Sets a parameter, with a value or without.

@@ -9,10 +9,10 @@ use rustix::{
 };
 
 use super::{
-    capabilities,
+    Stdio, capabilities,
     user::{Accounts, User},
 };
-use crate::{Error, Result, error::Context, sys::process};
+use crate::{Error, Result, error::Context, ids::IdMap, sys::process};
 
 /// `process.user`, resolved. `username`, if set, is Docker's `User` text and wins over the numbers.
 pub(super) fn resolve(process: &Process, group_add: &str, accounts: &Accounts) -> Result<User> {
@@ -174,6 +174,30 @@ impl Capabilities {
     fn set(&self, sets: CapabilitySets) -> Result<()> {
         rustix::thread::set_capabilities(None, sets).context(|| "cannot set capabilities")
     }
+}
+
+/// Gives pipes that are the streams of a process in another user namespace to the root there, who can give them on to
+/// the process's user; what is not known there stays with whom it belongs to.
+pub(super) fn hand_over_streams(stdio: Option<&Stdio>, map: &IdMap) -> Result<()> {
+    let Some(Stdio::Pipes {
+        stdin,
+        stdout,
+        stderr,
+    }) = stdio
+    else {
+        return Ok(());
+    };
+    let message = || "cannot give the standard streams to the container's root";
+    let (uid, gid) = map.root();
+    for stream in stdin.iter().chain([stdout, stderr]) {
+        let data = rustix::fs::fstat(stream).context(message)?;
+        let kind = FileType::from_raw_mode(data.st_mode);
+        if matches!(kind, FileType::Fifo | FileType::Socket) && (data.st_uid, data.st_gid) == (0, 0) {
+            rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .context(message)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives the standard streams to `uid`, so that the process can open `/dev/stdout` and the like again. The null device

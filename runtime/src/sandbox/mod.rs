@@ -17,6 +17,7 @@ mod failure;
 pub(crate) mod filesystem;
 mod hooks;
 mod identity;
+pub(crate) mod idmap;
 mod init;
 mod masks;
 mod mounts;
@@ -36,7 +37,7 @@ mod view;
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -54,7 +55,8 @@ pub use self::{
     executable::run_from_read_only_copy,
     failure::StartError,
     hooks::{Hooks, Point},
-    options::SUBPATH,
+    idmap::probe as probe_idmap,
+    options::{IDMAP_IF_POSSIBLE, SUBPATH},
     standalone::{Gate, Standalone},
     view::{Found, ImageView},
 };
@@ -73,6 +75,9 @@ pub const ANNOTATION_INIT: &str = "berth.init";
 pub const ANNOTATION_SECCOMP: &str = "berth.seccomp";
 /// Annotation: comma-separated names or numbers of further groups of the process, resolved inside the root.
 pub const ANNOTATION_GROUP_ADD: &str = "berth.group-add";
+/// Annotation: the files of the root have the ids that they have inside the user namespace, and are to show so there
+/// (`true`); without it they are shown as they are.
+pub const ANNOTATION_MAPPED_ROOT: &str = "berth.mapped-root";
 /// Value of [`ANNOTATION_SECCOMP`]: Docker's default profile for the process's capabilities.
 pub const SECCOMP_BUILTIN: &str = "builtin";
 /// Value of [`ANNOTATION_SECCOMP`], and the meaning of its absence: no filter.
@@ -240,6 +245,18 @@ impl Sandbox {
     fn channel(&self) -> Result<&Channel, StartError> {
         let gone = || StartError::other("the process is running already");
         self.waiting.as_ref().map(|w| &w.channel).ok_or_else(gone)
+    }
+
+    /// Goes over from a process that has joined a user namespace to the one that it has made there.
+    fn follow(&mut self) -> Result<(), StartError> {
+        let told = self.channel()?.expect(Message::Process);
+        let Some(pidfd) = told.map_err(|e| self.failure(&e))? else {
+            return Err(StartError::other("the new process was not announced"));
+        };
+        self.reap();
+        self.pid = namespaces::pid_of(pidfd.as_raw_fd()).context(|| "cannot find the new process")?;
+        self.pidfd = pidfd;
+        Ok(())
     }
 
     /// Why the process did not come as far as it should: what it reported, else how it ended. It is ended and reaped.

@@ -15,7 +15,8 @@ use rustix::{
 };
 
 use super::{
-    StartError, filesystem,
+    StartError, devices, filesystem,
+    idmap::{self, Ids},
     options::Options,
     propagation,
     root::{self, Make, Root},
@@ -26,7 +27,9 @@ use crate::{
     cgroup::Cgroup,
     error::Context,
     failpoint::hit,
+    ids::IdMap,
     sys::mount::{Change, mount_setattr},
+    userns::UserNamespace,
 };
 
 /// Magic number of procfs (statfs(2)).
@@ -55,6 +58,8 @@ pub(super) struct Planned {
     kind: String,
     options: Options,
     state: State,
+    /// Ids of its own that the files of a bind show with.
+    ids: Option<IdMap>,
 }
 
 #[derive(Debug)]
@@ -63,6 +68,8 @@ enum State {
     New { source: Option<PathBuf> },
     /// A copy of a mount of the host, once it has been handed over.
     Bind { source: PathBuf, tree: Option<OwnedFd> },
+    /// `/dev` of a sandbox in another user namespace, made and filled outside, once it has been handed over.
+    OuterDev { tree: Option<OwnedFd> },
     /// Made inside.
     Made(OwnedFd),
     /// The container's own directories of the v1 hierarchies (on a hybrid host, of v2 too), and, once made, the tmpfs
@@ -81,21 +88,17 @@ struct CgroupDirectory {
     tree: Option<OwnedFd>,
 }
 
-/// What the mounts of `spec` come to. Nothing is opened yet.
-pub(super) fn plan(spec: &Spec, cgroup: &Cgroup) -> Result<Vec<Planned>> {
+/// What the mounts of `spec` come to. Nothing is opened yet. With `outer_dev`, `/dev` is made outside.
+pub(super) fn plan(spec: &Spec, cgroup: &Cgroup, outer_dev: bool) -> Result<Vec<Planned>> {
     let skip = usize::from(rootfs::overlay_of(spec).is_some());
     let mounts = spec.mounts().iter().flatten().skip(skip);
-    mounts.map(|m| plan_one(m, cgroup)).collect()
+    mounts.map(|m| plan_one(m, cgroup, outer_dev)).collect()
 }
 
-fn plan_one(mount: &Mount, cgroup: &Cgroup) -> Result<Planned> {
+fn plan_one(mount: &Mount, cgroup: &Cgroup, outer_dev: bool) -> Result<Planned> {
     let destination = clean(mount.destination())?;
-    let options = Options::of(mount)?;
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(Error::invalid(
-            "mounts with an id mapping of their own are not supported",
-        ));
-    }
+    let mut options = Options::of(mount)?;
+    let ids = own_ids(mount, &mut options)?;
     let source = mount.source().clone();
     let mut kind = mount.typ().clone().unwrap_or_default();
     let state = if options.bind.is_some() {
@@ -103,6 +106,8 @@ fn plan_one(mount: &Mount, cgroup: &Cgroup) -> Result<Planned> {
             source: source.unwrap_or_default(),
             tree: None,
         }
+    } else if outer_dev && kind == "tmpfs" && destination == Path::new("/dev") {
+        State::OuterDev { tree: None }
     } else if kind == "cgroup" && cgroup.has_v1() {
         State::CgroupV1 {
             directories: cgroup_directories(cgroup),
@@ -119,7 +124,33 @@ fn plan_one(mount: &Mount, cgroup: &Cgroup) -> Result<Planned> {
         kind,
         options,
         state,
+        ids,
     })
+}
+
+/// The ids that `mount` says its files show with; without any, an `idmap` stands for those of the sandbox.
+fn own_ids(mount: &Mount, options: &mut Options) -> Result<Option<IdMap>> {
+    let place = mount.destination().display();
+    let (uids, gids) = (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref());
+    let given = |list: Option<&[_]>| list.is_some_and(|l| !l.is_empty());
+    let ids = match (given(uids), given(gids)) {
+        (false, false) => None,
+        (true, true) => IdMap::of(uids, gids),
+        _ => {
+            return Err(Error::invalid(format!(
+                "mount {place}: uidMappings and gidMappings belong together"
+            )));
+        }
+    };
+    if ids.is_some() {
+        options.idmap.get_or_insert(false);
+    }
+    if options.idmap.is_some() && options.bind.is_none() {
+        return Err(Error::invalid(format!(
+            "mount {place}: only the ids of a bind can be mapped"
+        )));
+    }
+    Ok(ids)
 }
 
 /// The container's own cgroup directories, as it is to see them.
@@ -133,13 +164,24 @@ fn cgroup_directories(cgroup: &Cgroup) -> Vec<CgroupDirectory> {
     cgroup.directories().map(plan).collect()
 }
 
-/// Opens what the mounts need from the host, in the caller's mount namespace, for [`hand_over`] elsewhere.
-pub(super) fn open_trees(planned: &[Planned]) -> Result<Vec<OwnedFd>> {
+/// Opens what the mounts of `spec` need from the host, in the caller's mount namespace, for [`hand_over`] elsewhere.
+/// `user` is the user namespace of the sandbox, if that is another one.
+pub(super) fn open_trees(planned: &[Planned], spec: &Spec, user: Option<Ids<'_>>) -> Result<Vec<OwnedFd>> {
     let mut trees = Vec::new();
     for mount in planned {
         match &mount.state {
+            State::OuterDev { .. } => {
+                let user = user.ok_or_else(|| Error::internal("there is no user namespace"))?;
+                trees.push(devices::outer(spec, &mount.options, user.map)?);
+            }
             State::Bind { source, .. } => {
-                trees.push(filesystem::bind(source, &mount.options)?);
+                let tree = filesystem::bind(source, &mount.options)?;
+                if let Some(recursive) = mount.options.idmap {
+                    map_ids(mount, &tree, source, user, recursive)?;
+                } else if let (true, Some(user)) = (mount.options.idmap_if_possible, user) {
+                    idmap::map_if_possible(&tree, source, user.namespace)?;
+                }
+                trees.push(tree);
                 if let Some(wanted) = mount.options.propagation {
                     propagation::check(source, wanted)?;
                 }
@@ -155,10 +197,38 @@ pub(super) fn open_trees(planned: &[Planned]) -> Result<Vec<OwnedFd>> {
     Ok(trees)
 }
 
+/// Maps the ids of a bind by its own map, else by that of the sandbox.
+fn map_ids(
+    mount: &Planned,
+    tree: &OwnedFd,
+    source: &Path,
+    user: Option<Ids<'_>>,
+    recursive: bool,
+) -> Result<()> {
+    match (&mount.ids, user) {
+        (Some(own), Some(user)) if own == user.map => {
+            idmap::map_tree(tree, source, user.namespace, recursive)
+        }
+        (Some(own), _) => idmap::map_tree(tree, source, UserNamespace::create(own)?, recursive),
+        (None, Some(user)) => idmap::map_tree(tree, source, user.namespace, recursive),
+        (None, None) => Err(Error::invalid(format!(
+            "mount {}: without a user namespace, idmap needs uidMappings and gidMappings",
+            mount.destination.display()
+        ))),
+    }
+}
+
+/// Whether `spec` shows the sandbox its cgroups as something that it may change.
+pub(super) fn has_own_cgroups(spec: &Spec) -> bool {
+    let is_cgroup = |m: &&Mount| matches!(m.typ().as_deref(), Some("cgroup" | "cgroup2"));
+    let mut shown = spec.mounts().iter().flatten().filter(is_cgroup);
+    shown.any(|m| !m.options().iter().flatten().any(|o| o == "ro"))
+}
+
 /// How many trees [`open_trees`] opens.
 pub(super) fn tree_count(planned: &[Planned]) -> usize {
     let count = |mount: &Planned| match &mount.state {
-        State::Bind { .. } => 1,
+        State::Bind { .. } | State::OuterDev { .. } => 1,
         State::CgroupV1 { directories, .. } => directories.len(),
         State::New { .. } | State::Made(_) => 0,
     };
@@ -169,7 +239,7 @@ pub(super) fn tree_count(planned: &[Planned]) -> usize {
 pub(super) fn hand_over(planned: &mut [Planned], mut trees: impl Iterator<Item = OwnedFd>) {
     for mount in planned {
         match &mut mount.state {
-            State::Bind { tree, .. } => *tree = trees.next(),
+            State::Bind { tree, .. } | State::OuterDev { tree } => *tree = trees.next(),
             State::CgroupV1 { directories, .. } => {
                 for directory in directories {
                     directory.tree = trees.next();
@@ -216,7 +286,7 @@ pub(super) fn make(planned: &mut [Planned]) -> Result<()> {
             State::CgroupV1 { directories, tmpfs } => {
                 *tmpfs = Some(cgroup_tmpfs(directories).map_err(failed)?);
             }
-            State::Bind { .. } | State::Made(_) => {}
+            State::Bind { .. } | State::OuterDev { .. } | State::Made(_) => {}
         }
     }
     Ok(())
@@ -288,7 +358,7 @@ fn attach_one(mount: Planned, root: &Root) -> Result<OwnedFd, StartError> {
             source,
             tree: Some(tree),
         } => (tree, Some(source)),
-        State::Made(tree) => {
+        State::Made(tree) | State::OuterDev { tree: Some(tree) } => {
             if let Some(propagation) = options.propagation {
                 let change = Change {
                     propagation: Some(propagation.flags),
@@ -307,7 +377,10 @@ fn attach_one(mount: Planned, root: &Root) -> Result<OwnedFd, StartError> {
             attach_cgroups(directories, &tmpfs, &target, &options).context(failed)?;
             return Ok(tmpfs);
         }
-        State::New { .. } | State::Bind { tree: None, .. } | State::CgroupV1 { tmpfs: None, .. } => {
+        State::New { .. }
+        | State::Bind { tree: None, .. }
+        | State::OuterDev { tree: None }
+        | State::CgroupV1 { tmpfs: None, .. } => {
             return Err(StartError::other(format!(
                 "{} was not made",
                 destination.display()

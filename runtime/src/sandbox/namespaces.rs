@@ -10,9 +10,9 @@ use std::{
 };
 
 use nix::{sched::CloneFlags, unistd::Pid};
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType as Type, Spec};
+use oci_spec::runtime::{LinuxNamespaceType as Type, Spec};
 
-use crate::{Error, Result, error::Context, sys::clone};
+use crate::{Error, Result, error::Context, ids::IdMap, sys::clone};
 
 /// What `linux.namespaces` comes to.
 #[derive(Debug, Default)]
@@ -21,8 +21,10 @@ pub(super) struct Namespaces {
     pub flags: u64,
     /// To be made once the process is in its cgroup, which becomes the root of what it sees.
     pub new_cgroup: bool,
-    /// Namespaces of other processes to join: kind and descriptor, the user namespace first.
+    /// Namespaces of other processes to join: kind and descriptor.
     pub joined: Vec<(Type, OwnedFd)>,
+    /// User namespace to join, in which the new namespaces then are.
+    pub joined_user: Option<OwnedFd>,
     /// Pid namespace to join, which only takes effect for children.
     pub joined_pid: Option<OwnedFd>,
     /// Whether these are new, or joined and not the caller's.
@@ -58,7 +60,6 @@ impl Namespaces {
                 "the specification must ask for a new mount namespace",
             ));
         }
-        found.joined.sort_by_key(|(kind, _)| *kind != Type::User);
         Ok(found)
     }
 
@@ -97,6 +98,11 @@ impl Namespaces {
                 self.joined_pid = Some(fd);
                 return;
             }
+            Type::User => {
+                // Nobody can join the one he is in.
+                self.joined_user = own.then_some(fd);
+                return;
+            }
             Type::Ipc => self.own_ipc = own,
             Type::Network => self.own_net = own,
             Type::Uts => self.own_uts = own,
@@ -105,7 +111,27 @@ impl Namespaces {
         self.joined.push((kind, fd));
     }
 
-    /// Joins those of other processes. The pid namespace is not among them.
+    /// Flags for the process's clone3(2).
+    pub fn clone_flags(&self) -> u64 {
+        self.flags & !(self.ipc_of_root().bits() as u64)
+    }
+
+    /// What the root of a new user namespace makes himself.
+    pub fn ipc_of_root(&self) -> CloneFlags {
+        let ipc = libc::CLONE_NEWIPC as u64;
+        if self.new_user && self.flags & ipc != 0 {
+            CloneFlags::CLONE_NEWIPC
+        } else {
+            CloneFlags::empty()
+        }
+    }
+
+    /// Whether the sandbox has another user namespace than the caller.
+    pub fn other_user(&self) -> bool {
+        self.new_user || self.joined_user.is_some()
+    }
+
+    /// Joins those of other processes. The pid and the user namespace are not among them.
     pub fn join(&self) -> Result<()> {
         for (kind, fd) in &self.joined {
             nix::sched::setns(fd, clone_flag(*kind))
@@ -191,6 +217,12 @@ pub(super) fn join_all(target: impl AsFd) -> Result<bool> {
     Ok(flags.contains(CloneFlags::CLONE_NEWUSER))
 }
 
+/// Whether `spec` asks for a user namespace.
+pub(super) fn with_user(spec: &Spec) -> bool {
+    let list = spec.linux().as_ref().and_then(|l| l.namespaces().as_deref());
+    list.unwrap_or_default().iter().any(|n| n.typ() == Type::User)
+}
+
 fn is_alive(pid: Pid) -> bool {
     fs::exists(format!("/proc/{pid}")).unwrap_or(false)
 }
@@ -209,21 +241,9 @@ pub(super) fn pid_of(fd: i32) -> io::Result<Pid> {
 
 /// Gives the user namespace of process `pid`, a child of the caller, its id mappings.
 pub(super) fn map_ids(pid: Pid, spec: &Spec) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let text = |mappings: Option<&[LinuxIdMapping]>| -> String {
-        let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
-        mappings.unwrap_or_default().iter().map(line).collect()
-    };
-    let files = [
-        ("uid_map", text(linux.and_then(|l| l.uid_mappings().as_deref()))),
-        ("gid_map", text(linux.and_then(|l| l.gid_mappings().as_deref()))),
-    ];
-    for (file, content) in files {
-        if content.is_empty() {
-            return Err(Error::invalid(
-                "a new user namespace needs uidMappings and gidMappings",
-            ));
-        }
+    let map = IdMap::of_spec(spec)
+        .ok_or_else(|| Error::invalid("a new user namespace needs uidMappings and gidMappings"))?;
+    for (file, content) in [("uid_map", map.uid_lines()), ("gid_map", map.gid_lines())] {
         fs::write(format!("/proc/{pid}/{file}"), content)
             .context(|| format!("cannot set the {file} of the user namespace"))?;
     }

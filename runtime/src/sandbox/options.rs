@@ -11,6 +11,9 @@ use crate::{Error, Result};
 /// link on the way leads out of the source. (Options that begin with `x-` are left to programs: mount(8).)
 pub const SUBPATH: &str = "x-berth.subpath=";
 
+/// Option of a bind: its files show with the ids of the sandbox's user namespace, if kernel and file system can do it.
+pub const IDMAP_IF_POSSIBLE: &str = "x-berth.idmap";
+
 /// How mounts below follow or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Propagate {
@@ -29,6 +32,10 @@ pub(super) struct Options {
     pub recursive_set: Attr,
     pub recursive_clear: Attr,
     pub propagation: Option<Propagate>,
+    /// `idmap` (false) or `ridmap` (true): a bind whose files show with the ids of a user namespace.
+    pub idmap: Option<bool>,
+    /// [`IDMAP_IF_POSSIBLE`].
+    pub idmap_if_possible: bool,
     /// Only this below the source of a bind.
     pub subpath: Option<PathBuf>,
     /// Passed to the file system.
@@ -45,6 +52,8 @@ impl Options {
             recursive_set: Attr::empty(),
             recursive_clear: Attr::empty(),
             propagation: None,
+            idmap: None,
+            idmap_if_possible: false,
             subpath: None,
             data: Vec::new(),
         };
@@ -62,9 +71,9 @@ impl Options {
             "defaults" | "" => {}
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
-            "idmap" | "ridmap" => {
-                return Err(Error::invalid("mount option idmap is not supported"));
-            }
+            "idmap" => self.idmap = Some(self.idmap.unwrap_or(false)),
+            "ridmap" => self.idmap = Some(true),
+            IDMAP_IF_POSSIBLE => self.idmap_if_possible = true,
             _ => {
                 if let Some(path) = option.strip_prefix(SUBPATH) {
                     self.subpath = Some(path.into());

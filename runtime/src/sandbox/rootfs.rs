@@ -15,11 +15,19 @@ use rustix::{
     },
 };
 
-use super::{filesystem::NewFilesystem, options::Options, root::Root};
+use super::{
+    ANNOTATION_MAPPED_ROOT,
+    filesystem::NewFilesystem,
+    idmap::{self, Ids},
+    options::Options,
+    root::Root,
+};
 use crate::{
     Error, Result,
     error::Context,
+    ids::IdMap,
     sys::mount::{Change, mount_setattr},
+    userns::UserNamespace,
 };
 
 /// An overlay for kernels before 6.7, whose fsconfig(2) cannot take it: it is mounted the old way on its own upper (or
@@ -33,7 +41,8 @@ pub(crate) struct OldOverlay {
 impl OldOverlay {
     /// What `spec` asks for, if this kernel needs it done this way.
     pub fn of(spec: &Spec) -> Result<Option<Self>> {
-        if knows_layers() {
+        // The layers of a mapped root need their own way in any case.
+        if knows_layers() || is_mapped(spec) {
             return Ok(None);
         }
         overlay_of(spec).map(old_overlay).transpose()
@@ -46,10 +55,12 @@ impl OldOverlay {
 }
 
 /// Makes the root of `spec`, attached nowhere: the overlay that its first mount describes if that has destination `/`,
-/// else a copy of the directory `root.path`.
-pub(crate) fn prepare(spec: &Spec) -> Result<OwnedFd> {
-    if let Some(overlay) = overlay_of(spec) {
-        return overlay_root(overlay);
+/// else a copy of the directory `root.path`. With `ids`, its files show with these.
+pub(crate) fn prepare(spec: &Spec, ids: Option<Ids<'_>>) -> Result<OwnedFd> {
+    match (overlay_of(spec), ids) {
+        (Some(overlay), None) => return overlay_root(overlay),
+        (Some(overlay), Some(ids)) => return idmap::overlay(overlay, ids),
+        (None, _) => {}
     }
     let root = spec
         .root()
@@ -65,7 +76,18 @@ pub(crate) fn prepare(spec: &Spec) -> Result<OwnedFd> {
         ..Change::none()
     };
     mount_setattr(&tree, &private).context(|| format!("cannot make {} private", path.display()))?;
+    if let Some(ids) = ids {
+        idmap::map_tree(&tree, path, ids.namespace, false)?;
+    }
     Ok(tree)
+}
+
+/// Whether the files of the root of `spec` are to show with the ids of its user namespace.
+pub(super) fn is_mapped(spec: &Spec) -> bool {
+    let annotations = spec.annotations().as_ref();
+    annotations
+        .and_then(|a| a.get(ANNOTATION_MAPPED_ROOT))
+        .is_some_and(|v| v == "true")
 }
 
 /// Mounts the overlay that describes the root of `spec` at `target`, in a mount namespace that the caller gets for
@@ -82,8 +104,10 @@ pub(super) fn mount_at(spec: &Spec, target: &Path) -> Result<bool> {
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )
     .context(|| "cannot keep mounts from the host")?;
-    if knows_layers() {
-        let root = overlay_root(overlay)?;
+    if is_mapped(spec) || knows_layers() {
+        let map = is_mapped(spec).then(|| IdMap::of_spec(spec)).flatten();
+        let namespace = map.as_ref().map(UserNamespace::create).transpose()?;
+        let root = prepare(spec, namespace.as_ref().map(Ids::from))?;
         move_mount(&root, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(message)?;
     } else {
         old_overlay_mount(target, &old_overlay(overlay)?.data)?;
@@ -98,7 +122,7 @@ pub(crate) fn overlay_of(spec: &Spec) -> Option<&Mount> {
     is_root.then_some(first)
 }
 
-fn overlay_root(mount: &Mount) -> Result<OwnedFd> {
+pub(super) fn overlay_root(mount: &Mount) -> Result<OwnedFd> {
     let options = Options::of(mount)?;
     let filesystem = NewFilesystem::open("overlay")?;
     filesystem.set("source", Some("overlay"))?;
@@ -126,7 +150,7 @@ pub(super) fn knows_layers() -> bool {
     (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) >= (6, 7)
 }
 
-fn old_overlay(mount: &Mount) -> Result<OldOverlay> {
+pub(super) fn old_overlay(mount: &Mount) -> Result<OldOverlay> {
     let options = Options::of(mount)?;
     let value = |key: &str| {
         let found = options.data.iter().find(|(k, _)| k == key);
@@ -145,7 +169,7 @@ fn old_overlay(mount: &Mount) -> Result<OldOverlay> {
 }
 
 /// The layers of a `lowerdir` option: separated by colons, a backslash takes the next character's meaning.
-fn split_layers(list: &str) -> Vec<String> {
+pub(super) fn split_layers(list: &str) -> Vec<String> {
     let mut layers = vec![String::new()];
     let mut characters = list.chars();
     while let Some(c) = characters.next() {

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     ptr,
 };
@@ -55,7 +55,12 @@ pub(crate) fn clone(
     let mut arguments = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: ptr::from_mut(&mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // A sibling's end is told as that of the caller.
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 {
+            libc::SIGCHLD as u64
+        } else {
+            0
+        },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
@@ -124,6 +129,120 @@ fn fork_with(flags: libc::c_long, child: impl FnOnce() -> i32) -> io::Result<(Pi
         }
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A process that does nothing but be in its namespaces. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Held {
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        use nix::sys::wait::{Id, WaitPidFlag, waitid};
+        // It can only have been ended already.
+        let _ = super::pidfd::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        while waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) == Err(nix::errno::Errno::EINTR) {}
+    }
+}
+
+/// Makes a process in new namespaces, as `flags` say. The caller may have other threads. The process ends with the
+/// calling thread at the latest.
+pub(crate) fn hold(flags: u64) -> io::Result<Held> {
+    let mut pidfd: RawFd = -1;
+    let mut arguments = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    let parent = std::process::id();
+    // SAFETY: a fork, as in `clone`. Locks may be held by other threads, but the child only makes system calls that need
+    // none, and never returns.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            ptr::from_mut(&mut arguments),
+            size_of::<CloneArgs>(),
+        )
+    };
+    match pid {
+        0 => stay(parent),
+        1.. => {
+            let pid = Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?);
+            // SAFETY: the kernel has just made the descriptor for us.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Held { pid, pidfd })
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes a process that joins the user namespace `user` and makes further ones, `flags`, there. As [`hold`].
+pub(crate) fn hold_in(user: BorrowedFd<'_>, flags: CloneFlags) -> io::Result<Held> {
+    let (reader, writer) = io::pipe()?;
+    let parent = std::process::id();
+    let mut pidfd: RawFd = -1;
+    let arguments = (libc::CLONE_PIDFD | libc::SIGCHLD) as libc::c_long;
+    // SAFETY: as in `hold`; the arguments are those of `fork_with`.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            arguments,
+            ptr::null_mut::<u8>(),
+            &raw mut pidfd,
+            ptr::null_mut::<u8>(),
+            0,
+        )
+    };
+    match pid {
+        0 => {
+            // SAFETY: system calls; the byte that is read lives across the call.
+            unsafe {
+                let joined = libc::setns(user.as_raw_fd(), libc::CLONE_NEWUSER) == 0
+                    && libc::unshare(flags.bits()) == 0;
+                let done = u8::from(joined);
+                libc::write(writer.as_raw_fd(), (&raw const done).cast(), 1);
+            }
+            stay(parent)
+        }
+        1.. => {
+            let pid = Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?);
+            // SAFETY: the kernel has just made the descriptor for us.
+            let held = Held {
+                pid,
+                pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+            };
+            drop(writer);
+            let mut done = [0];
+            std::io::Read::read_exact(&mut &reader, &mut done)?;
+            match done {
+                [1] => Ok(held),
+                _ => Err(io::ErrorKind::PermissionDenied.into()),
+            }
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Waits for the end, which comes with that of the thread that made this process.
+fn stay(parent: u32) -> ! {
+    // SAFETY: system calls without pointers.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        // Had the parent ended before that, nobody would end this process.
+        while libc::getppid().cast_unsigned() == parent {
+            libc::pause();
+        }
+    }
+    exit(0)
 }
 
 /// Ends the process at once, without exit handlers.

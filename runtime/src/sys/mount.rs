@@ -4,6 +4,7 @@ use std::{
     ffi::CStr,
     io,
     os::fd::{AsFd, AsRawFd},
+    ptr,
 };
 
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
@@ -47,6 +48,9 @@ impl Change {
     }
 }
 
+/// `MOUNT_ATTR_IDMAP` of linux/mount.h.
+const IDMAP: u64 = 0x0010_0000;
+
 /// Changes the mount whose root `mount` refers to.
 pub(crate) fn mount_setattr(mount: impl AsFd, change: &Change) -> io::Result<()> {
     let attributes = MountAttr {
@@ -55,7 +59,23 @@ pub(crate) fn mount_setattr(mount: impl AsFd, change: &Change) -> io::Result<()>
         propagation: change.propagation.map_or(0, |p| p.bits().into()),
         userns_fd: 0,
     };
-    let recursive = if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    set(mount, &attributes, change.recursive)
+}
+
+/// Shows the files of the mount whose root `mount` refers to, and with `recursive` of those below, with the ids that the
+/// user namespace `namespace` has for theirs. The mount must not be attached anywhere yet.
+pub(crate) fn mount_idmap(mount: impl AsFd, namespace: impl AsFd, recursive: bool) -> io::Result<()> {
+    let attributes = MountAttr {
+        attr_set: IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(namespace.as_fd().as_raw_fd()).map_err(io::Error::other)?,
+    };
+    set(mount, &attributes, recursive)
+}
+
+fn set(mount: impl AsFd, attributes: &MountAttr, recursive: bool) -> io::Result<()> {
+    let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
     let empty: &CStr = c"";
     // SAFETY: the kernel reads a string and a struct that both live across the call.
     let result = unsafe {
@@ -64,7 +84,7 @@ pub(crate) fn mount_setattr(mount: impl AsFd, change: &Change) -> io::Result<()>
             mount.as_fd().as_raw_fd(),
             empty.as_ptr(),
             libc::AT_EMPTY_PATH | recursive,
-            &raw const attributes,
+            ptr::from_ref(attributes),
             size_of::<MountAttr>(),
         )
     };

@@ -17,19 +17,21 @@ use rustix::{
 use crate::{
     Result,
     error::Context,
+    ids::{CAPABILITY, IdMap},
     image::{tree, xattr},
 };
 
 /// Copies what is in the directory `from` into the empty directory `to`, which also gets owner, mode, times and
-/// attributes of `from`. Names that appear in `to` meanwhile are kept. Files that are one file in `from` are one in `to`.
+/// attributes of `from`, with `ids` those outside of its container. Names that appear in `to` meanwhile are kept. Files that are one file in `from` are one in `to`.
 ///
 /// # Errors
 /// Internal, naming the path below `from`; what has been copied stays.
-pub fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+pub fn copy_directory(from: &OwnedFd, to: &OwnedFd, ids: Option<&IdMap>) -> Result<()> {
     let mut copy = Copy {
         from: from.as_fd(),
         to: to.as_fd(),
         links: HashMap::new(),
+        ids,
     };
     let mut todo = vec![Vec::new()];
     let mut done: Vec<Vec<u8>> = Vec::new();
@@ -56,6 +58,8 @@ struct Copy<'a> {
     to: BorrowedFd<'a>,
     /// Where files with several names have been copied to, by their inode.
     links: HashMap<(u64, u64), Vec<u8>>,
+    /// Of the container that `from` belongs to.
+    ids: Option<&'a IdMap>,
 }
 
 impl Copy<'_> {
@@ -81,9 +85,9 @@ impl Copy<'_> {
                     made
                 }
                 FileType::RegularFile => self.file(&from, &to, &name, path),
-                FileType::Symlink => symlink(&from, &to, &name, &stat),
+                FileType::Symlink => self.symlink(&from, &to, &name, &stat),
                 _ if tree::is_whiteout(&stat) => Ok(()),
-                kind => node(&to, &name, kind, &stat),
+                kind => self.node(&to, &name, kind, &stat),
             };
             match made {
                 // Someone else was faster, and what is there stays; or it went away.
@@ -124,7 +128,7 @@ impl Copy<'_> {
         )?);
         io::copy(&mut &source, &mut &target)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        set_properties(source.as_fd(), target.as_fd(), &stat)?;
+        self.set_properties(source.as_fd(), target.as_fd(), &stat)?;
         if stat.st_nlink > 1 {
             self.links.insert(inode, path);
         }
@@ -140,7 +144,57 @@ impl Copy<'_> {
             to => to?,
         };
         let stat = rustix::fs::fstat(&from)?;
-        Ok(set_properties(from.as_fd(), to.as_fd(), &stat)?)
+        Ok(self.set_properties(from.as_fd(), to.as_fd(), &stat)?)
+    }
+
+    fn set_properties(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
+        let (user, group) = self.owner(stat)?;
+        rustix::fs::fchown(to, Some(user), Some(group))?;
+        // After the owner, whose change takes capabilities away.
+        for attribute in xattr::read(from)? {
+            let name = tree::os(&attribute.name);
+            let value = match self.ids {
+                Some(ids) if attribute.name == CAPABILITY => ids.outer_capability(&attribute.value),
+                _ => attribute.value.clone(),
+            };
+            match rustix::fs::fsetxattr(to, name, &value, XattrFlags::empty()) {
+                // A file system without attributes, or without those of this kind.
+                Ok(()) | Err(Errno::NOTSUP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+        rustix::fs::futimens(to, &times(stat))
+    }
+
+    fn symlink(&self, from: &OwnedFd, to: &OwnedFd, name: &[u8], stat: &Stat) -> Result<(), Errno> {
+        let target = rustix::fs::readlinkat(from, tree::os(name), Vec::new())?;
+        rustix::fs::symlinkat(target, to, tree::os(name))?;
+        self.set_named(to, name, stat)
+    }
+
+    /// A pipe, a socket or a device.
+    fn node(&self, to: &OwnedFd, name: &[u8], kind: FileType, stat: &Stat) -> Result<(), Errno> {
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        rustix::fs::mknodat(to, tree::os(name), kind, mode, stat.st_rdev)?;
+        self.set_named(to, name, stat)
+    }
+
+    /// Owner and times of what cannot be opened; the umask of the engine is 0, so that the mode is right already.
+    fn set_named(&self, to: &OwnedFd, name: &[u8], stat: &Stat) -> Result<(), Errno> {
+        let (user, group) = self.owner(stat)?;
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(to, tree::os(name), Some(user), Some(group), nofollow)?;
+        rustix::fs::utimensat(to, tree::os(name), &times(stat), nofollow)
+    }
+
+    /// Whom the copy of a file is to belong to.
+    fn owner(&self, stat: &Stat) -> Result<(Uid, Gid), Errno> {
+        let (uid, gid) = match self.ids {
+            Some(ids) => ids.outer(stat.st_uid, stat.st_gid).ok_or(Errno::OVERFLOW)?,
+            None => (stat.st_uid, stat.st_gid),
+        };
+        Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
     }
 }
 
@@ -162,46 +216,6 @@ fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<Owne
             result => return result,
         }
     }
-}
-
-fn set_properties(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
-    rustix::fs::fchown(
-        to,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )?;
-    // After the owner, whose change takes capabilities away.
-    for attribute in xattr::read(from)? {
-        let name = tree::os(&attribute.name);
-        match rustix::fs::fsetxattr(to, name, &attribute.value, XattrFlags::empty()) {
-            // A file system without attributes, or without those of this kind.
-            Ok(()) | Err(Errno::NOTSUP) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    rustix::fs::futimens(to, &times(stat))
-}
-
-fn symlink(from: &OwnedFd, to: &OwnedFd, name: &[u8], stat: &Stat) -> Result<(), Errno> {
-    let target = rustix::fs::readlinkat(from, tree::os(name), Vec::new())?;
-    rustix::fs::symlinkat(target, to, tree::os(name))?;
-    set_named(to, name, stat)
-}
-
-/// A pipe, a socket or a device.
-fn node(to: &OwnedFd, name: &[u8], kind: FileType, stat: &Stat) -> Result<(), Errno> {
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-    rustix::fs::mknodat(to, tree::os(name), kind, mode, stat.st_rdev)?;
-    set_named(to, name, stat)
-}
-
-/// Owner and times of what cannot be opened; the umask of the engine is 0, so that the mode is right already.
-fn set_named(to: &OwnedFd, name: &[u8], stat: &Stat) -> Result<(), Errno> {
-    let (user, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    let nofollow = AtFlags::SYMLINK_NOFOLLOW;
-    rustix::fs::chownat(to, tree::os(name), Some(user), Some(group), nofollow)?;
-    rustix::fs::utimensat(to, tree::os(name), &times(stat), nofollow)
 }
 
 fn times(stat: &Stat) -> Timestamps {
@@ -244,7 +258,7 @@ mod tests {
         chown(&from, Some(56), Some(78)).unwrap();
         fs::set_permissions(&from, fs::Permissions::from_mode(0o1777)).unwrap();
 
-        copy_directory(&open(&from), &open(&to)).unwrap();
+        copy_directory(&open(&from), &open(&to), None).unwrap();
         assert_eq!(fs::read(to.join("a/file")).unwrap(), vec![7; 100_000]);
         let of = |name: &str| fs::symlink_metadata(to.join(name)).unwrap();
         assert_eq!(of("a/file").mode() & 0o7777, 0o4751);
@@ -276,7 +290,7 @@ mod tests {
         fs::create_dir(&to).unwrap();
         fs::create_dir(&canary).unwrap();
         symlink(&canary, to.join("a")).unwrap();
-        copy_directory(&open(&from), &open(&to)).unwrap();
+        copy_directory(&open(&from), &open(&to), None).unwrap();
         assert_eq!(fs::read_dir(&canary).unwrap().count(), 0);
     }
 }

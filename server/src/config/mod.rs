@@ -127,6 +127,8 @@ pub struct ContainerDefaults {
     pub no_new_privileges: bool,
     /// Whether an init process runs as process 1.
     pub init: bool,
+    /// Whose ids containers have; none for those of the host.
+    pub userns_remap: Option<String>,
     /// Log driver.
     pub log_driver: String,
     /// Options of the log driver, for containers that do not choose a driver.
@@ -267,6 +269,7 @@ impl ContainerDefaults {
             cgroupns_mode: settings.default_cgroupns_mode.clone(),
             no_new_privileges: settings.no_new_privileges.unwrap_or_default(),
             init: settings.init.unwrap_or_default(),
+            userns_remap: settings.userns_remap.clone().filter(|user| !user.is_empty()),
             log_driver: settings.log_driver.clone().unwrap_or_else(|| "json-file".into()),
             log_opts: settings
                 .log_opts

@@ -115,6 +115,10 @@ pub struct Settings {
     /// Run an init process in every container that does not say otherwise
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub init: Option<bool>,
+    /// Give containers user namespaces with the ids that /etc/subuid and /etc/subgid have for a user: default, or
+    /// user[:group] by names or numbers
+    #[arg(long, value_name = "USER")]
+    pub userns_remap: Option<String>,
     /// Default log driver of containers [default: json-file]
     #[arg(long, value_name = "DRIVER")]
     pub log_driver: Option<String>,

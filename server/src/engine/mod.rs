@@ -11,6 +11,7 @@ pub mod networks;
 pub mod roots;
 pub mod shared;
 pub mod time;
+pub mod userns;
 pub mod volumes;
 
 use std::{ops::Deref, sync::Arc};
@@ -28,6 +29,7 @@ use images::Images;
 use networks::Networks;
 use roots::Roots;
 use shared::OneAtATime;
+use userns::Remap;
 use volumes::Volumes;
 
 /// The engine, as everything that works with it holds it: clones are cheap and are the same engine.
@@ -81,6 +83,11 @@ impl Engine {
     pub async fn open(config: Config, roots: Roots, spawner: Spawner) -> Result<Self> {
         let failed = || "cannot open the engine";
         let id = roots.engine_id()?;
+        let remap = match &config.containers.userns_remap {
+            Some(setting) => Remap::open(setting, &roots.tmp())?,
+            None => None,
+        };
+        let defaults = container_defaults(&config, remap);
         let events = Events::open(roots.run())?;
         hit("open.networks").context(failed)?;
         let networks = Networks::open(&config, &roots, Arc::clone(&events))?;
@@ -89,7 +96,12 @@ impl Engine {
         hello::install(images.store(), &roots)?;
         let build_cache = build::Cache::open(&roots.build(), Arc::clone(images.store()))?;
         hit("open.volumes").context(failed)?;
-        let volumes = Volumes::open(roots.volumes(), config.plugin_dirs.clone(), Arc::clone(&events))?;
+        let volumes = Volumes::open(
+            roots.volumes(),
+            config.plugin_dirs.clone(),
+            defaults.owner(),
+            Arc::clone(&events),
+        )?;
         hit("open.containers").context(failed)?;
         let containers = Containers::open(containers::Parts {
             data_root: roots.data(),
@@ -100,7 +112,7 @@ impl Engine {
             volumes: volumes.clone(),
             networks: networks.clone(),
             host: containers::validate::Host::probe(),
-            defaults: container_defaults(&config),
+            defaults,
         })
         .await?;
         let engine = Self(Arc::new(State {
@@ -177,7 +189,7 @@ fn registries(config: &Config) -> berth_runtime::registry::Settings {
 }
 
 /// What the configuration says about containers that do not say it themselves.
-fn container_defaults(config: &Config) -> Defaults {
+fn container_defaults(config: &Config, remap: Option<Remap>) -> Defaults {
     let containers = &config.containers;
     let ulimits = containers.ulimits.iter().map(|limit| models::Ulimit {
         name: limit.name.clone(),
@@ -198,6 +210,7 @@ fn container_defaults(config: &Config) -> Defaults {
             .and_then(|mode| mode.parse().ok()),
         no_new_privileges: containers.no_new_privileges,
         init: containers.init,
+        remap,
         cgroup_parent: config.cgroup_parent.clone(),
         runtimes: config.runtimes.clone(),
         default_runtime: config.default_runtime.clone(),

@@ -14,7 +14,12 @@ use rustix::{
     },
 };
 
-use crate::{Error, Result, error::Context};
+use crate::{
+    Error, Result,
+    error::Context,
+    sandbox::{defaults::mount as mount_of, idmap},
+    userns::UserNamespace,
+};
 
 /// A stack of layers. It goes when the last descriptor of something in it does.
 #[derive(Debug)]
@@ -35,6 +40,24 @@ impl Merged {
             return Ok(Self { root });
         }
         let root = Self::one_by_one(lowers, upper).or_else(|_| Self::at_once(lowers, upper, aside))?;
+        Ok(Self { root })
+    }
+
+    /// The same, with files that show with the ids of `user`.
+    ///
+    /// # Errors
+    /// If overlayfs refuses, or the ids of the layers cannot be mapped.
+    pub fn mapped(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, user: &UserNamespace) -> Result<Self> {
+        let escaped = |path: &Path| path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:");
+        let layers: Vec<String> = lowers.iter().map(|lower| escaped(lower)).collect();
+        let mut options = vec![format!("lowerdir={}", layers.join(":"))];
+        if let Some((upper, work)) = upper {
+            options.push(format!("upperdir={}", upper.display()));
+            options.push(format!("workdir={}", work.display()));
+        }
+        options.extend(["redirect_dir=nofollow".to_owned(), "metacopy=off".to_owned()]);
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        let root = idmap::overlay(&mount_of("/", "overlay", "overlay", &options), user.into())?;
         Ok(Self { root })
     }
 

@@ -12,6 +12,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use rustix::{
@@ -25,7 +26,11 @@ use super::{
     tar_reader::{Time, Xattr},
     tree, xattr,
 };
-use crate::{Error, Result, error::Context};
+use crate::{
+    Error, Result,
+    error::Context,
+    ids::{CAPABILITY, IdMap},
+};
 
 const BLOCK: usize = 512;
 const BUFFER: usize = 256 * 1024;
@@ -41,6 +46,8 @@ pub struct Options {
     pub overlay: bool,
     /// Keep fractions of seconds of modification times.
     pub nanoseconds: bool,
+    /// The files show with the outer ids of this map, and the archive gets the inner ones.
+    pub ids: Option<Arc<IdMap>>,
 }
 
 /// Packs the directory `root` and all below it. Sockets are left out. A file that changes while it is read is packed as
@@ -243,7 +250,7 @@ impl<W: Write> Packer<'_, W> {
         }
         let mut header = Header::new(flag, as_name.to_vec())
             .stat(&now, self.options)
-            .xattrs(wanted(fd.as_fd(), path)?);
+            .xattrs(wanted(fd.as_fd(), path, self.options.ids.as_deref())?);
         match flag {
             b'0' => {
                 let size = u64::try_from(now.st_size).unwrap_or_default();
@@ -268,7 +275,7 @@ impl<W: Write> Packer<'_, W> {
         let path = RelPath::clean(&as_name)?;
         let header = Header::new(b'5', as_name.clone())
             .stat(stat, self.options)
-            .xattrs(wanted(fd, &path)?);
+            .xattrs(wanted(fd, &path, self.options.ids.as_deref())?);
         self.write(&header.encode()?)?;
         if self.options.overlay && xattr::is_opaque(fd).map_err(|e| failed(&path, e))? {
             return self.whiteout(&[as_name.as_slice(), b".wh..opq"].concat(), b".wh.");
@@ -329,13 +336,22 @@ impl Header {
             secs: stat.st_mtime,
             nanos,
         };
-        self.attributes(stat.st_mode & 0o7777, stat.st_uid, stat.st_gid, time)
+        let (uid, gid) = match &options.ids {
+            Some(ids) => ids.inner(stat.st_uid, stat.st_gid),
+            None => (stat.st_uid, stat.st_gid),
+        };
+        self.attributes(stat.st_mode & 0o7777, uid, gid, time)
     }
 }
 
-fn wanted(fd: BorrowedFd<'_>, path: &RelPath) -> Result<Vec<Xattr>> {
+fn wanted(fd: BorrowedFd<'_>, path: &RelPath, ids: Option<&IdMap>) -> Result<Vec<Xattr>> {
     let mut all = xattr::read(fd).map_err(|e| failed(path, e))?;
     all.retain(|x| !HOST_XATTRS.contains(&x.name.as_slice()));
+    if let Some(ids) = ids {
+        for attribute in all.iter_mut().filter(|x| x.name == CAPABILITY) {
+            attribute.value = ids.inner_capability(&attribute.value);
+        }
+    }
     Ok(all)
 }
 

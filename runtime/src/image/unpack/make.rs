@@ -14,6 +14,7 @@ use rustix::{
 use super::{Extractor, Place, refused};
 use crate::{
     Error, Result,
+    ids::CAPABILITY,
     image::{
         path::RelPath,
         tar_reader::{Entry, Kind, TarReader, Time, Xattr},
@@ -88,7 +89,7 @@ impl Extractor<'_> {
         self.replacing(place, || {
             fs::symlinkat(tree::os(&entry.link), place.parent.as_fd(), name)
         })?;
-        let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner(entry)?;
         if (uid, gid) != (0, 0) {
             fs::chownat(
                 place.parent.as_fd(),
@@ -176,7 +177,7 @@ impl Extractor<'_> {
         self.replacing(place, || {
             fs::mknodat(place.parent.as_fd(), name, kind, mode, fs::makedev(major, minor))
         })?;
-        let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner(entry)?;
         let fd = open_path(place)?;
         fs::chownat(
             &fd,
@@ -225,13 +226,35 @@ impl Extractor<'_> {
         tree::remove_all(place.parent.as_fd(), place.name).map_err(|e| place.refused(e))
     }
 
+    /// Whom what `entry` describes is to belong to.
+    fn owner(&self, entry: &Entry) -> Result<(u32, u32)> {
+        self.outer(self.options.owner.unwrap_or((entry.uid, entry.gid)), &entry.path)
+    }
+
+    /// The ids that files get for those of the archive.
+    pub(super) fn outer(&self, (uid, gid): (u32, u32), path: &RelPath) -> Result<(u32, u32)> {
+        let Some(ids) = &self.options.ids else {
+            return Ok((uid, gid));
+        };
+        ids.outer(uid, gid).ok_or_else(|| {
+            Error::invalid(format!(
+                "{:?} belongs to {uid}:{gid}, which has no id in the user namespace of the container",
+                path.display()
+            ))
+        })
+    }
+
     /// Owner, extended attributes and mode of a file or directory, in the order in which they don't undo each other:
     /// a change of the owner drops capabilities and the set-user-ID bit.
     pub(super) fn set_attributes(&self, entry: &Entry, fd: BorrowedFd<'_>) -> Result<()> {
         let fail = |e| refused(&entry.path, e);
-        let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = self.owner(entry)?;
         chown(fd, uid, gid).map_err(fail)?;
         for Xattr { name, value } in wanted(&entry.xattrs) {
+            let value = match &self.options.ids {
+                Some(ids) if name == CAPABILITY => &ids.outer_capability(value),
+                _ => value,
+            };
             tolerate(fs::fsetxattr(fd, tree::os(name), value, XattrFlags::empty())).map_err(fail)?;
         }
         fs::fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(fail)

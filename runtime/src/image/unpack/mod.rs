@@ -16,6 +16,7 @@ use std::{
     io::BufRead,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
+    sync::Arc,
 };
 
 use rustix::{
@@ -30,7 +31,7 @@ use super::{
     tar_reader::{Entry, Kind, TarReader, Time},
     tree, xattr,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, ids::IdMap};
 
 /// Names that start so stand for a removal in a lower layer.
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
@@ -62,6 +63,8 @@ pub struct Options {
     pub keep_kinds: bool,
     /// Refuse devices.
     pub no_devices: bool,
+    /// The archive and [`owner`](Self::owner) have the inner ids of this map, and the files get the outer ones.
+    pub ids: Option<Arc<IdMap>>,
     /// The directory below the root that takes everything. It is left as it is, whatever the archive says of it. Symbolic
     /// links in it lead as seen from the root.
     pub(crate) below: Option<RelPath>,
@@ -260,7 +263,8 @@ impl Extractor<'_> {
         }
         let fd = self.make_directory(&place, hidden)?;
         fs::fchmod(&fd, Mode::from_raw_mode(IMPLIED_MODE)).map_err(|e| place.refused(e))?;
-        if let Some((uid, gid)) = self.options.owner {
+        if let Some(owner) = self.options.owner {
+            let (uid, gid) = self.outer(owner, path)?;
             make::chown(&fd, uid, gid).map_err(|e| place.refused(e))?;
         }
         self.outcome.implied.insert(path.clone());

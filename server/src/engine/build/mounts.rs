@@ -350,7 +350,11 @@ impl Mounts {
                 let (upper, work, aside) = (self.directory()?, self.directory()?, self.directory()?);
                 build::set_mode(&upper, 0o755)?;
                 let upper = writable.then_some((upper.as_path(), work.as_path()));
-                Merged::new(lowers, upper, &aside)?.attach(&place)?;
+                match job.engine.containers.user_namespace() {
+                    Some(user) => Merged::mapped(lowers, upper, user)?,
+                    None => Merged::new(lowers, upper, &aside)?,
+                }
+                .attach(&place)?;
                 self.attached.push(place.clone());
                 place
             }

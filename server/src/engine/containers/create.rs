@@ -103,7 +103,9 @@ impl Containers {
         mut checked: Checked,
     ) -> Result<(Arc<Container>, Vec<String>)> {
         self.store.make_directory(id)?;
-        let volumes = self.acquire_volumes(id, &mut checked.mounts, image.as_ref())?;
+        let remap = self.defaults.remap(&checked.host_config);
+        let ids = remap.map(|remap| &*remap.map);
+        let volumes = self.acquire_volumes(id, &mut checked.mounts, image.as_ref(), ids)?;
         let record = Record {
             identity: Identity {
                 id: id.into(),

@@ -16,6 +16,7 @@ use berth_runtime::{
     error::Context,
     failpoint::hit,
     files::{self, Assembly, Bound, ChangeKind, ContainerPath, Extraction, PathStat, Root},
+    ids::IdMap,
 };
 
 use super::{
@@ -72,9 +73,10 @@ impl Containers {
         out: impl Write + Send,
     ) -> Result<()> {
         let path = ContainerPath::parse(text)?;
+        let ids = self.ids(container);
         self.look(container, |root| {
             hit("archive.out").context(|| "cannot read the files")?;
-            root.pack(&path, told, out)
+            root.pack(&path, ids, told, out)
         })
         .map_err(|error| named(error, text, asked))?;
         self.publish(container, "archive-path", &[]);
@@ -104,6 +106,7 @@ impl Containers {
             let extraction = Extraction {
                 owner: (how.own && !user.is_empty()).then_some(&*user),
                 keep_kinds: how.keep_kinds,
+                ids: this.ids(&target),
             };
             let extract = |root: &Root| {
                 hit("archive.in").context(|| "cannot unpack the archive")?;
@@ -182,13 +185,15 @@ impl Containers {
             false => None,
         };
         match running {
-            Some(root) => root.pack_all(out)?,
+            Some(root) => root.pack_all(self.ids(container), out)?,
             None => {
                 let assembly = Assembly {
                     mounts: Vec::new(),
+                    // On disk, files have the ids that are wanted.
+                    user: None,
                     ..self.assembly(container, &details, false)
                 };
-                assembly.with(|root| root.pack_all(out))?;
+                assembly.with(|root| root.pack_all(None, out))?;
             }
         }
         self.publish(container, "export", &[]);
@@ -240,7 +245,23 @@ impl Containers {
             writable,
             mounts,
             read_only: details.host_config.readonly_rootfs,
+            user: self
+                .defaults
+                .remap(&details.host_config)
+                .map(|remap| Arc::clone(&remap.namespace)),
         }
+    }
+
+    /// The ids that a container's files show with, if it does not have the host's: those that it runs with, or would.
+    fn ids(&self, container: &Container) -> Option<Arc<IdMap>> {
+        let details = container.details();
+        if details.state.has_process()
+            && let Ok(map) = IdMap::of_process(details.state.pid)
+        {
+            return (!map.is_identity()).then(|| Arc::new(map));
+        }
+        let remap = self.defaults.remap(&details.host_config);
+        remap.map(|remap| Arc::clone(&remap.map))
     }
 }
 

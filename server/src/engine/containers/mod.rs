@@ -61,7 +61,7 @@ mod websocket;
 use std::{ops::Deref, path::Path, sync::Arc};
 
 use berth_api::models::EventMessageType;
-use berth_runtime::{Error, Result, image::ImageStore, supervisor::Spawner};
+use berth_runtime::{Error, Result, image::ImageStore, supervisor::Spawner, userns::UserNamespace};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -157,6 +157,16 @@ pub struct Parts<'a> {
 }
 
 impl Containers {
+    /// Whether containers have user namespaces, unless they say otherwise.
+    pub fn has_remap(&self) -> bool {
+        self.defaults.remap.is_some()
+    }
+
+    /// A user namespace with the ids of containers that do not say otherwise, if they have ids of their own.
+    pub fn user_namespace(&self) -> Option<&UserNamespace> {
+        self.defaults.remap.as_ref().map(|remap| &*remap.namespace)
+    }
+
     /// Reads the containers and takes over those that run.
     ///
     /// # Errors

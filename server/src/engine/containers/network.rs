@@ -9,7 +9,7 @@ use std::{
 };
 
 use berth_api::models::{EndpointSettings, PortMap};
-use berth_runtime::{Error, Kind, Result, error::Context};
+use berth_runtime::{Error, Kind, Result, error::Context, net::Owner};
 
 use super::{
     Containers, blocking,
@@ -31,7 +31,8 @@ use crate::engine::{
 const FILE: &str = "network.json";
 
 impl Containers {
-    /// Puts a container that is about to be started into its networks. Blocks.
+    /// Puts a container that is about to be started into its networks, with a user namespace that its network namespace
+    /// belongs to. Blocks.
     ///
     /// # Errors
     /// Those of [`Networks::join`](crate::engine::networks::Networks::join); nothing is left behind then.
@@ -40,6 +41,7 @@ impl Containers {
         container: &Container,
         details: &Details,
         bundle: &Path,
+        owner: Option<Owner<'_>>,
     ) -> Result<Joined> {
         let mode = NetworkMode::parse(&details.host_config.network_mode)?;
         let Some(main) = mode.network().filter(|_| !container.config().network_disabled) else {
@@ -53,6 +55,7 @@ impl Containers {
             endpoints: &details.networks,
             wanted: wanted(container, details)?,
             name_servers: details.host_config.dns.as_deref().unwrap_or_default(),
+            owner,
         })?;
         store(bundle, &joined.attachment)?;
         container.change(|details| {

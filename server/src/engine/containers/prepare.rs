@@ -14,6 +14,7 @@ use berth_runtime::{
     external::Runtime,
     failpoint::hit,
     log::JsonFile,
+    net::Owner,
     supervisor::{LogConfig, SPEC_FILE, SupervisorConfig},
 };
 use oci_spec::runtime::Spec;
@@ -58,13 +59,27 @@ impl Containers {
     /// at a start; internal.
     pub(super) fn prepare(&self, container: &Container, bundle: &Path) -> Result<SupervisorConfig> {
         let details = container.details();
-        files::make_bind_sources(&details.mounts)?;
+        let remap = self.defaults.remap(&details.host_config);
+        let owner = remap.map(|remap| remap.map.root()).unwrap_or_default();
+        files::make_bind_sources(&details.mounts, owner)?;
         self.check_subpaths(&details)?;
         let mounts = self.mount_volumes(container)?;
         let view = view(container, &details, &mounts);
         let joined = self.join(&details)?;
+        let user = match remap {
+            Some(_) => joined.user()?,
+            None => None,
+        };
         let directory = self.store.directory(container.id());
-        let network = self.join_networks(container, &details, bundle)?;
+        let network = self.join_networks(
+            container,
+            &details,
+            bundle,
+            remap.map(|remap| match &user {
+                Some(path) => Owner::Existing(path),
+                None => Owner::New(&remap.map),
+            }),
+        )?;
         let links = self.linked(&details)?;
         hit("prepare.files")?;
         files::write(
@@ -76,10 +91,11 @@ impl Containers {
                 host_gateway: self.host_gateway(&details)?,
                 name_server: network.has_names,
             },
+            owner,
         )?;
         let shm = bundle.join(super::store::SHM);
         if IpcMode::parse(&details.host_config.ipc_mode)? == IpcMode::Shareable {
-            files::mount_shm(&shm, details.host_config.shm_size)?;
+            files::mount_shm(&shm, details.host_config.shm_size, owner)?;
         }
         let layer = self.store.writable_layer(container.id());
         let hold = container.image.as_ref();
@@ -107,8 +123,10 @@ impl Containers {
             },
             peers: Peers {
                 namespace: network.namespace.as_deref(),
+                user: user.as_deref().or(network.user.as_deref()),
                 ..joined.peers()
             },
+            ids: remap.map(|remap| &*remap.map),
             host: &self.host,
             defaults: &self.defaults,
         })?;
@@ -242,6 +260,30 @@ impl Containers {
 }
 
 impl Joined {
+    /// The user namespace of the containers that are joined, which a container with ids of its own has to share: the
+    /// other namespaces belong to it. None if nobody is joined.
+    fn user(&self) -> Result<Option<PathBuf>> {
+        let link = |pid: &str| {
+            let path = format!("/proc/{pid}/ns/user");
+            fs::read_link(&path).context(|| format!("cannot read {path}"))
+        };
+        let host = link("self")?;
+        let mut found: Option<(PathBuf, PathBuf)> = None;
+        for peer in [&self.network, &self.ipc, &self.pid].into_iter().flatten() {
+            let theirs = link(&peer.pid.to_string())?;
+            let other = found.as_ref().is_some_and(|(link, _)| *link != theirs);
+            if theirs == host || other {
+                return Err(Error::conflict(format!(
+                    "cannot join container {}: it is in another user namespace",
+                    peer.container.id()
+                )));
+            }
+            let path = PathBuf::from(format!("/proc/{}/ns/user", peer.pid));
+            found.get_or_insert((theirs, path));
+        }
+        Ok(found.map(|(_, path)| path))
+    }
+
     fn peers(&self) -> Peers<'_> {
         Peers {
             network: self.network.as_ref().map(|peer| NetworkPeer {
@@ -256,6 +298,7 @@ impl Joined {
             }),
             pid: self.pid.as_ref().map(|peer| peer.pid),
             namespace: None,
+            user: None,
         }
     }
 }

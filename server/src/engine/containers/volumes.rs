@@ -9,6 +9,7 @@ use std::{
 use berth_runtime::{
     Error, Result,
     error::Context,
+    ids::IdMap,
     image::Hold,
     sandbox::{Found, ImageView},
 };
@@ -71,6 +72,7 @@ impl Containers {
         id: &'a str,
         mounts: &mut [MountPoint],
         image: Option<&Hold>,
+        ids: Option<&IdMap>,
     ) -> Result<Acquired<'a>> {
         let mut acquired = Acquired {
             volumes: &self.volumes,
@@ -84,7 +86,7 @@ impl Containers {
                     .map_err(super::validate::mounts::as_invalid)?;
             }
         }
-        self.fill_volumes(id, mounts, image)?;
+        self.fill_volumes(id, mounts, image, ids)?;
         Ok(acquired)
     }
 
@@ -107,7 +109,13 @@ impl Containers {
     }
 
     /// Copies what the image has at the places of volumes into those that are empty.
-    fn fill_volumes(&self, id: &str, mounts: &[MountPoint], image: Option<&Hold>) -> Result<()> {
+    fn fill_volumes(
+        &self,
+        id: &str,
+        mounts: &[MountPoint],
+        image: Option<&Hold>,
+        ids: Option<&IdMap>,
+    ) -> Result<()> {
         let Some(hold) = image else {
             return Ok(());
         };
@@ -130,7 +138,7 @@ impl Containers {
                 .look(Path::new(&point.destination))
                 .context(|| format!("cannot look at {} of the image", point.destination))?;
             if let Some(content) = content_of(content, point, volume)? {
-                self.volumes.fill(&volume.name, id, &content)?;
+                self.volumes.fill(&volume.name, id, &content, ids)?;
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::{
 use berth_api::models::EndpointSettings;
 use berth_runtime::{
     Error, Kind, Result,
-    net::{Links, Namespace, NewPair, NewUpon, Port, Upon},
+    net::{Links, Namespace, NewPair, NewUpon, Owner, Port, Upon},
 };
 use rustix::net::{Shutdown, shutdown};
 
@@ -44,6 +44,8 @@ pub struct JoinRequest<'a> {
     pub wanted: Wanted,
     /// Name servers of its own; empty for those of the host.
     pub name_servers: &'a [String],
+    /// The user namespace that its network namespace is to belong to; none for the host's.
+    pub owner: Option<Owner<'a>>,
 }
 
 /// What a container has got.
@@ -52,6 +54,8 @@ pub struct Joined {
     /// A path of its network namespace, good until [`Networks::started`] or [`Networks::leave`]; none if it is not made
     /// here.
     pub namespace: Option<PathBuf>,
+    /// A path of the user namespace that was made with it, good as long.
+    pub user: Option<PathBuf>,
     /// Its endpoints, by the name of the network.
     pub endpoints: BTreeMap<String, EndpointSettings>,
     /// Its addresses.
@@ -90,8 +94,9 @@ impl Networks {
     fn try_join(&self, request: &JoinRequest<'_>) -> Result<Joined> {
         let plans = self.plan(request)?;
         let wired = plans.iter().any(|plan| plan.driver.has_addresses());
-        let mut namespace = None;
-        if !wired && plans.iter().any(|plan| plan.driver == Driver::Null) {
+        let (mut namespace, mut user) = (None, None);
+        let is_null = |plan: &Plan| plan.driver == Driver::Null;
+        if !wired && request.owner.is_none() && plans.iter().any(is_null) {
             // It gets a new one either way; without one from the pool its first process makes it.
             if let Some(made) = self.pool.take() {
                 namespace = Some(made.path());
@@ -99,7 +104,10 @@ impl Networks {
             }
         }
         if wired {
-            let mut made = self.pool.take().map_or_else(Namespace::create, Ok)?;
+            let mut made = match request.owner {
+                None => self.pool.take().map_or_else(Namespace::create, Ok)?,
+                Some(owner) => Namespace::create_for(owner)?,
+            };
             for (number, plan) in plans.iter().enumerate() {
                 wire(
                     &mut made,
@@ -109,7 +117,7 @@ impl Networks {
                 )?;
             }
             set_routes(&mut made, &plans)?;
-            namespace = Some(made.path());
+            (namespace, user) = (Some(made.path()), made.user_path());
             if plans.iter().any(|plan| plan.record.is_user_defined()) {
                 self.answer_names_in(request.container, &made)?;
             }
@@ -141,6 +149,7 @@ impl Networks {
         });
         Ok(Joined {
             namespace,
+            user,
             endpoints,
             addresses: addresses.collect(),
             has_names: plans.iter().any(|plan| plan.record.is_user_defined()),

@@ -12,6 +12,7 @@ use berth_runtime::{
     Error, Kind, Result,
     error::Context,
     failpoint::hit,
+    ids::IdMap,
     volume::{self, MountOptions},
 };
 use jiff::Timestamp;
@@ -135,18 +136,25 @@ impl Volumes {
         }
     }
 
-    /// Copies `content`, a directory, into a volume if that is empty.
+    /// Copies `content`, a directory, into a volume if that is empty; with `ids`, files get the outer ones.
     ///
     /// # Errors
     /// Internal. What was copied stays only if the volume has to be mounted first or is used elsewhere.
-    pub fn fill(&self, name: &str, container: &str, content: &OwnedFd) -> Result<()> {
+    pub fn fill(&self, name: &str, container: &str, content: &OwnedFd, ids: Option<&IdMap>) -> Result<()> {
         let path = self.mount(name, container)?;
-        let filled = self.fill_mounted(name, container, &path, content);
+        let filled = self.fill_mounted(name, container, &path, content, ids);
         self.unmount(name, container)?;
         filled
     }
 
-    fn fill_mounted(&self, name: &str, container: &str, path: &Path, content: &OwnedFd) -> Result<()> {
+    fn fill_mounted(
+        &self,
+        name: &str,
+        container: &str,
+        path: &Path,
+        content: &OwnedFd,
+        ids: Option<&IdMap>,
+    ) -> Result<()> {
         let claim = self.claim(name);
         let failed = || format!("cannot look into volume {name}");
         if fs::read_dir(path).context(failed)?.next().is_some() {
@@ -154,7 +162,7 @@ impl Volumes {
         }
         let copy = |to: &Path| {
             let to: OwnedFd = File::open(to).context(failed)?.into();
-            volume::copy_directory(content, &to)
+            volume::copy_directory(content, &to, ids)
         };
         let in_one_step = self.entry(&claim.name).is_some_and(|entry| {
             let alone = entry.mounted.iter().all(|user| user == container);

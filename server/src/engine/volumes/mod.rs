@@ -87,12 +87,18 @@ impl Drop for Claim<'_> {
 }
 
 impl Volumes {
-    /// Reads the volumes below `root`. `plugins` are the directories with sockets and addresses of drivers.
+    /// Reads the volumes below `root`. `plugins` are the directories with sockets and addresses of drivers, `owner` is
+    /// the user and group of new volumes.
     ///
     /// # Errors
     /// Internal, if they cannot be read.
-    pub fn open(root: PathBuf, plugins: Vec<PathBuf>, events: Arc<Events>) -> Result<Self> {
-        let store = Store::new(root);
+    pub fn open(
+        root: PathBuf,
+        plugins: Vec<PathBuf>,
+        owner: (u32, u32),
+        events: Arc<Events>,
+    ) -> Result<Self> {
+        let store = Store::new(root, owner);
         let entries = store.load()?.into_iter().map(|record| {
             let entry = Entry {
                 mountpoint: PathBuf::new(),

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -46,14 +46,14 @@ pub struct Record {
     pub made_for: Option<String>,
 }
 
-/// The directory of volumes.
+/// The directory of volumes, and the user and group that new ones belong to.
 #[derive(Clone, Debug)]
-pub struct Store(PathBuf);
+pub struct Store(PathBuf, (u32, u32));
 
 impl Store {
-    /// The volumes below `root`, which exists.
-    pub fn new(root: PathBuf) -> Self {
-        Self(root)
+    /// The volumes below `root`, which exists. New ones belong to the user and group `owner`.
+    pub fn new(root: PathBuf, owner: (u32, u32)) -> Self {
+        Self(root, owner)
     }
 
     /// Where the data of a local volume is.
@@ -78,6 +78,9 @@ impl Store {
             hit("volume.data")?;
             if local {
                 DirBuilder::new().mode(0o755).create(new.join(DATA))?;
+                if self.1 != (0, 0) {
+                    chown(new.join(DATA), Some(self.1.0), Some(self.1.1))?;
+                }
             }
             let mut file = OpenOptions::new()
                 .write(true)

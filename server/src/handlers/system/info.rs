@@ -205,6 +205,7 @@ fn security_options(engine: &Engine, config: &Config) -> Vec<String> {
         (facts.apparmor, "name=apparmor"),
         (facts.seccomp, "name=seccomp,profile=builtin"),
         (Path::new("/proc/self/ns/cgroup").exists(), "name=cgroupns"),
+        (engine.containers.has_remap(), "name=userns"),
         (config.containers.no_new_privileges, "name=no-new-privileges"),
     ]
     .into_iter()

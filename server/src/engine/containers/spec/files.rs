@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{self, Write},
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt, chown, fchown},
     path::Path,
 };
 
@@ -49,22 +49,27 @@ pub struct Addresses<'a> {
     pub name_server: bool,
 }
 
-/// Writes `hosts`, `hostname` and `resolv.conf` into `directory`, each in one step. A container that shares another
+/// Writes `hosts`, `hostname` and `resolv.conf` into `directory`, each in one step, for the user and group `owner`. A container that shares another
 /// one's network uses that one's files, so nothing is written for it.
 ///
 /// # Errors
 /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) if `host-gateway` is named and there is none; internal if a file
 /// cannot be read or written.
-pub fn write(directory: &Path, container: &ContainerView<'_>, addresses: &Addresses<'_>) -> Result<()> {
+pub fn write(
+    directory: &Path,
+    container: &ContainerView<'_>,
+    addresses: &Addresses<'_>,
+    owner: (u32, u32),
+) -> Result<()> {
     let mode = NetworkMode::parse(&container.host_config.network_mode)?;
     if matches!(mode, NetworkMode::Container(_)) {
         return Ok(());
     }
     let name = full_name(container);
-    replace(directory, "hostname", &format!("{name}\n"))?;
-    replace(directory, "hosts", &hosts(container, mode, addresses)?)?;
+    let replace = |name: &str, content: &str| replace(directory, name, content, owner);
+    replace("hostname", &format!("{name}\n"))?;
+    replace("hosts", &hosts(container, mode, addresses)?)?;
     replace(
-        directory,
         "resolv.conf",
         &resolv_conf(container.host_config, mode, addresses.name_server)?,
     )
@@ -79,7 +84,7 @@ fn full_name(container: &ContainerView<'_>) -> String {
 }
 
 /// Replaces a file in one step. Nothing is synced: the files are made anew for each start.
-fn replace(directory: &Path, name: &str, content: &str) -> Result<()> {
+fn replace(directory: &Path, name: &str, content: &str, owner: (u32, u32)) -> Result<()> {
     let failed = || format!("cannot write {}", directory.join(name).display());
     let mut file = tempfile::Builder::new()
         .prefix(name)
@@ -89,6 +94,9 @@ fn replace(directory: &Path, name: &str, content: &str) -> Result<()> {
     file.as_file()
         .set_permissions(fs::Permissions::from_mode(0o644))
         .context(failed)?;
+    if owner != (0, 0) {
+        fchown(file.as_file(), Some(owner.0), Some(owner.1)).context(failed)?;
+    }
     file.persist(directory.join(name)).context(failed)?;
     Ok(())
 }
@@ -254,11 +262,11 @@ fn transform(
     text + &conf.to_text()
 }
 
-/// Makes the host directories that binds in text form name and that do not exist.
+/// Makes the host directories that binds in text form name and that do not exist, for the user and group `owner`.
 ///
 /// # Errors
 /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) if a directory cannot be made.
-pub fn make_bind_sources(mounts: &[MountPoint]) -> Result<()> {
+pub fn make_bind_sources(mounts: &[MountPoint], owner: (u32, u32)) -> Result<()> {
     for point in mounts {
         let MountSource::Bind(bind) = &point.source else {
             continue;
@@ -266,30 +274,38 @@ pub fn make_bind_sources(mounts: &[MountPoint]) -> Result<()> {
         if !bind.create || fs::metadata(&bind.path).is_ok() {
             continue;
         }
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&bind.path)
-            .map_err(|error| {
-                Error::invalid(format!("error while creating mount source path '{}'", bind.path))
-                    .caused_by(error)
-            })?;
+        make_for(Path::new(&bind.path), owner).map_err(|error| {
+            Error::invalid(format!("error while creating mount source path '{}'", bind.path)).caused_by(error)
+        })?;
     }
     Ok(())
 }
 
-/// Mounts the shared memory of a shareable container, `size` bytes of it, at the directory `path`, which is made.
+/// Makes the directory `path` and those that it needs; the ones that are new belong to `owner`.
+fn make_for(path: &Path, owner: (u32, u32)) -> io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|a| !a.exists()).collect();
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+    if owner == (0, 0) {
+        return Ok(());
+    }
+    missing
+        .iter()
+        .try_for_each(|made| chown(made, Some(owner.0), Some(owner.1)))
+}
+
+/// Mounts the shared memory of a shareable container, `size` bytes of it, at the directory `path`, which is made. It
+/// belongs to the user and group `owner`.
 /// [`unmount_shm`] undoes it. What another run has left there is put away first.
 ///
 /// # Errors
 /// Internal, if it cannot be mounted; nothing is left behind then.
-pub fn mount_shm(path: &Path, size: i64) -> Result<()> {
+pub fn mount_shm(path: &Path, size: i64, (uid, gid): (u32, u32)) -> Result<()> {
     let failed = || format!("cannot mount shared memory at {}", path.display());
     unmount_shm(path)?;
     hit("shm.mkdir").context(failed)?;
     fs::create_dir(path).context(failed)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let options = format!("mode=1777,size={size}");
+    let options = format!("mode=1777,size={size},uid={uid},gid={gid}");
     let mount = || mount(Some("shm"), path, Some("tmpfs"), flags, Some(options.as_str()));
     let mounted = hit("shm.mount").and_then(|()| Ok(mount()?));
     if mounted.is_err() {

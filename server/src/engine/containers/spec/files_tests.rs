@@ -149,7 +149,7 @@ fn files_are_written_in_one_step() {
     let of_shared = with_container(
         "container:x",
         |_, _| {},
-        |container| write(directory.path(), container, &Addresses::default()),
+        |container| write(directory.path(), container, &Addresses::default(), (0, 0)),
     );
     of_shared.unwrap();
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
@@ -157,7 +157,7 @@ fn files_are_written_in_one_step() {
         with_container(
             "none",
             |_, _| {},
-            |container| write(directory.path(), container, &Addresses::default()),
+            |container| write(directory.path(), container, &Addresses::default(), (0, 0)),
         )
         .unwrap();
         let mut found: Vec<_> = fs::read_dir(directory.path())
@@ -181,7 +181,7 @@ fn files_are_written_in_one_step() {
     with_container(
         "none",
         |config, _| config.domainname = "d.org".into(),
-        |container| write(directory.path(), container, &Addresses::default()),
+        |container| write(directory.path(), container, &Addresses::default(), (0, 0)),
     )
     .unwrap();
     assert_eq!(
@@ -202,16 +202,23 @@ fn bind_sources_are_made() {
             recursive_read_only: false,
             create,
             fallback: false,
+            mapped: false,
         }),
         read_only: false,
         mode: String::new(),
     };
     fs::write(directory.path().join("file"), "").unwrap();
-    make_bind_sources(&[point("a/b", true), point("c", false), point("file", true)]).unwrap();
+    make_bind_sources(
+        &[point("a/b", true), point("c", false), point("file", true)],
+        (7, 8),
+    )
+    .unwrap();
+    let data = fs::metadata(directory.path().join("a")).unwrap();
+    assert_eq!((data.uid(), data.gid()), (7, 8));
     assert!(directory.path().join("a/b").is_dir());
     assert!(!directory.path().join("c").exists());
     assert!(directory.path().join("file").is_file());
-    let error = make_bind_sources(&[point("file/x", true)])
+    let error = make_bind_sources(&[point("file/x", true)], (0, 0))
         .unwrap_err()
         .to_string();
     assert!(
@@ -226,7 +233,7 @@ fn shared_memory_comes_and_goes() {
     let path = directory.path().join("shm");
     unmount_shm(&path).unwrap();
     for _ in 0..2 {
-        mount_shm(&path, 1 << 20).unwrap();
+        mount_shm(&path, 1 << 20, (0, 0)).unwrap();
         let stat = nix::sys::statvfs::statvfs(&path).unwrap();
         assert_eq!(stat.blocks() * stat.fragment_size(), 1 << 20);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o1777);

@@ -33,8 +33,10 @@ use std::{collections::HashMap, path::Path};
 use berth_api::models::{ContainerConfig, HostConfig};
 use berth_runtime::{
     Error, Result,
+    ids::IdMap,
     sandbox::{
-        ANNOTATION_GROUP_ADD, ANNOTATION_INIT, ANNOTATION_SECCOMP, SECCOMP_BUILTIN, SECCOMP_UNCONFINED,
+        ANNOTATION_GROUP_ADD, ANNOTATION_INIT, ANNOTATION_MAPPED_ROOT, ANNOTATION_SECCOMP, SECCOMP_BUILTIN,
+        SECCOMP_UNCONFINED,
     },
 };
 use oci_spec::runtime::{Linux, Root, Spec};
@@ -98,6 +100,8 @@ pub struct Peers<'a> {
     pub pid: Option<i32>,
     /// The network namespace that was prepared for the container; none for an empty one that the sandbox makes.
     pub namespace: Option<&'a Path>,
+    /// The user namespace that the others are in; none for one that the sandbox makes.
+    pub user: Option<&'a Path>,
 }
 
 /// A running container whose network namespace is joined.
@@ -133,6 +137,8 @@ pub struct Input<'a> {
     pub paths: Paths<'a>,
     /// Those it joins.
     pub peers: Peers<'a>,
+    /// Its ids, if it has a user namespace.
+    pub ids: Option<&'a IdMap>,
     /// What the host can do.
     pub host: &'a Host,
     /// The engine's settings.
@@ -184,6 +190,10 @@ pub fn build(input: &Input<'_>) -> Result<Spec> {
         .set_rootfs_propagation(mounts::root_propagation(container.mounts).map(str::to_owned))
         .set_masked_paths(container.host_config.masked_paths.clone())
         .set_readonly_paths(container.host_config.readonly_paths.clone());
+    if let Some(ids) = input.ids {
+        let (uids, gids) = ids.to_spec();
+        linux.set_uid_mappings(Some(uids)).set_gid_mappings(Some(gids));
+    }
     let annotations = annotations(input, &modes, &seccomp);
     if let seccomp::Choice::Custom(profile) = seccomp {
         linux.set_seccomp(Some(*profile));
@@ -252,6 +262,9 @@ fn annotations(input: &Input<'_>, modes: &Modes<'_>, seccomp: &seccomp::Choice) 
     // An init belongs in a pid namespace of the container's own: elsewhere there is one already.
     if modes.pid == PidMode::Private && host_config.init.unwrap_or(input.defaults.init) {
         set(ANNOTATION_INIT, "true".to_owned());
+    }
+    if input.ids.is_some() {
+        set(ANNOTATION_MAPPED_ROOT, "true".to_owned());
     }
     if let Some(groups) = host_config.group_add.as_ref().filter(|groups| !groups.is_empty()) {
         set(ANNOTATION_GROUP_ADD, groups.join(","));

@@ -2,11 +2,12 @@
 
 use std::{fs, path::Path};
 
+use berth_api::models::HostConfigCgroupnsMode;
 use berth_runtime::{
     Error, Result,
     error::Context,
     sandbox::{
-        SUBPATH,
+        IDMAP_IF_POSSIBLE, SUBPATH,
         defaults::{self, mount},
     },
 };
@@ -19,11 +20,13 @@ use super::{
         modes::{IpcMode, NetworkMode},
         path, tmpfs,
     },
-    ContainerView, Input, Modes, not_running,
+    Input, Modes, not_running,
 };
 
 /// Where the kernel's own file systems would be mounted and the host's are not to show.
 const SHM: &str = "/dev/shm";
+/// Where POSIX message queues are.
+const QUEUES: &str = "/dev/mqueue";
 /// The files that come from the container's directory: name there, place in the container.
 const FILES: [(&str, &str); 3] = [
     ("resolv.conf", "/etc/resolv.conf"),
@@ -33,11 +36,10 @@ const FILES: [(&str, &str); 3] = [
 
 /// All mounts, in the order in which they are made.
 pub(super) fn build(input: &Input<'_>, modes: &Modes<'_>) -> Result<Vec<Mount>> {
-    let container = &input.container;
     let user = user_mounts(input, modes)?;
     let mut mounts = Vec::with_capacity(user.len() + 8);
     mounts.extend(overlay(input)?);
-    mounts.extend(kernel_mounts(container, modes, &user));
+    mounts.extend(kernel_mounts(input, modes, &user));
     mounts.extend(user);
     Ok(mounts)
 }
@@ -89,7 +91,12 @@ fn escaped(path: &Path) -> Result<String> {
 }
 
 /// The kernel's file systems, without those that the user puts something else in the place of.
-fn kernel_mounts(container: &ContainerView<'_>, modes: &Modes<'_>, user: &[Mount]) -> Vec<Mount> {
+fn kernel_mounts(input: &Input<'_>, modes: &Modes<'_>, user: &[Mount]) -> Vec<Mount> {
+    let container = &input.container;
+    // Control groups of version 2 can be given to the root of a user namespace.
+    let own_cgroups = input.ids.is_some()
+        && input.host.is_unified()
+        && container.host_config.cgroupns_mode == HostConfigCgroupnsMode::Private;
     let host_config = container.host_config;
     let covered = |place: &Path| user.iter().any(|mount| mount.destination() == place);
     let own_dev = covered(Path::new("/dev"));
@@ -98,13 +105,15 @@ fn kernel_mounts(container: &ContainerView<'_>, modes: &Modes<'_>, user: &[Mount
         let place = mount.destination();
         let no_shm = place == Path::new(SHM) && modes.ipc == IpcMode::None;
         let in_own_dev = own_dev && place.starts_with("/dev");
-        !(covered(place) || no_shm || in_own_dev)
+        // In a user namespace there are no message queues but those of an IPC namespace that belongs to it.
+        let no_queues = place == Path::new(QUEUES) && modes.ipc == IpcMode::Host && input.ids.is_some();
+        !(covered(place) || no_shm || in_own_dev || no_queues)
     });
     for mount in &mut mounts {
         let place = mount.destination().to_string_lossy().into_owned();
         let writable = match place.as_str() {
             "/sys" => host_config.privileged,
-            "/sys/fs/cgroup" => host_config.privileged || container.security.writable_cgroups,
+            "/sys/fs/cgroup" => host_config.privileged || container.security.writable_cgroups || own_cgroups,
             _ => false,
         };
         let read_only = host_config.readonly_rootfs
@@ -126,7 +135,7 @@ fn user_mounts(input: &Input<'_>, modes: &Modes<'_>) -> Result<Vec<Mount>> {
     let mut mounts = container
         .mounts
         .iter()
-        .map(user_mount)
+        .map(|point| user_mount(input, point))
         .collect::<Result<Vec<_>>>()?;
     for (destination, options) in &container.host_config.tmpfs {
         mounts.push(tmpfs_mount(&path::clean(destination), options)?);
@@ -140,7 +149,7 @@ fn user_mounts(input: &Input<'_>, modes: &Modes<'_>) -> Result<Vec<Mount>> {
     Ok(mounts)
 }
 
-fn user_mount(point: &MountPoint) -> Result<Mount> {
+fn user_mount(input: &Input<'_>, point: &MountPoint) -> Result<Mount> {
     match &point.source {
         MountSource::Bind(bind) => {
             let mut options = vec![if bind.recursive { "rbind" } else { "bind" }];
@@ -148,6 +157,11 @@ fn user_mount(point: &MountPoint) -> Result<Mount> {
                 options.push(if bind.recursive_read_only { "rro" } else { "ro" });
             }
             options.push(propagation(bind)?.as_str());
+            if bind.mapped {
+                options.push("idmap");
+            } else if input.ids.is_some() && has_inner_ids(input, &bind.path) {
+                options.push(IDMAP_IF_POSSIBLE);
+            }
             Ok(mount(&point.destination, "bind", &bind.path, &options))
         }
         MountSource::Volume(volume) => {
@@ -204,6 +218,14 @@ fn bind_mount(destination: &str, source: &str, read_only: bool) -> Mount {
     mount(destination, "bind", source, options)
 }
 
+/// Whether the files at `source` have the ids of containers, as what the engine keeps for builds does.
+fn has_inner_ids(input: &Input<'_>, source: &str) -> bool {
+    let root = &input.defaults.data_root;
+    ["images", "build", "tmp"]
+        .iter()
+        .any(|own| Path::new(source).starts_with(root.join(own)))
+}
+
 /// /etc/hosts and its like, from the container's directory or that of the container whose network it shares.
 fn files(input: &Input<'_>, modes: &Modes<'_>, mounts: &mut Vec<Mount>) -> Result<()> {
     let directory = match modes.network {
@@ -231,8 +253,13 @@ fn shared_memory(input: &Input<'_>, modes: &Modes<'_>, mounts: &mut Vec<Mount>) 
         IpcMode::Shareable => input.paths.shm,
         IpcMode::Container(name) => joined(name, input.peers.ipc.ok_or_else(|| not_running(name))?.shm)?,
     };
-    if mounts.iter().all(|mount| mount.destination() != Path::new(SHM)) {
+    let free = |mounts: &[Mount], place: &str| mounts.iter().all(|m| m.destination() != Path::new(place));
+    if free(mounts, SHM) {
         mounts.push(bind_mount(SHM, text(source)?, false));
+    }
+    if modes.ipc == IpcMode::Host && input.ids.is_some() && free(mounts, QUEUES) && Path::new(QUEUES).exists()
+    {
+        mounts.push(bind_mount(QUEUES, QUEUES, false));
     }
     Ok(())
 }

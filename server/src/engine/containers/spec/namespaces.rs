@@ -12,6 +12,9 @@ use super::{
 /// The namespaces of a container's next run.
 pub(super) fn build(input: &Input<'_>, modes: &Modes<'_>) -> Result<Vec<LinuxNamespace>> {
     let mut namespaces = vec![new(Type::Mount)];
+    if input.ids.is_some() {
+        namespaces.push(defaults::namespace(Type::User, input.peers.user.map(Into::into)));
+    }
     match modes.network {
         NetworkMode::Host => {}
         NetworkMode::Container(name) => {

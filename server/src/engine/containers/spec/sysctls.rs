@@ -30,7 +30,8 @@ pub(super) fn build(input: &Input<'_>, modes: &Modes<'_>) -> Result<HashMap<Stri
     if modes.network.is_private() {
         // Capabilities that are given anyway would allow both; this way programs need not have them.
         let mut set = |name: &str, value: &str| parameters.insert(name.to_owned(), value.to_owned());
-        if input.host.ping_group_range {
+        // The range must not have groups that the container does not know, and 0 has no end there.
+        if input.host.ping_group_range && input.ids.is_none() {
             set("net.ipv4.ping_group_range", "0 2147483647");
         }
         if input.host.unprivileged_port_start {

@@ -17,6 +17,8 @@ pub struct Modes {
     pub propagation: Option<Propagation>,
     /// `nocopy`.
     pub no_copy: bool,
+    /// `idmap`, of our own: files show with the ids of the container's user namespace.
+    pub mapped: bool,
 }
 
 /// The mode that is shown of volumes for which none was given, as Docker does.
@@ -33,7 +35,7 @@ impl Modes {
             return Ok(modes);
         }
         let invalid = || Error::invalid(format!("invalid mode: {text}"));
-        let mut seen = [false; 5];
+        let mut seen = [false; 6];
         for word in text.split(',') {
             let kind = match word {
                 "rw" | "ro" => 0,
@@ -41,6 +43,7 @@ impl Modes {
                 "nocopy" => 2,
                 "consistent" | "cached" | "delegated" => 3,
                 _ if Propagation::parse(word).is_some() => 4,
+                "idmap" => 5,
                 _ => return Err(invalid()),
             };
             if std::mem::replace(&mut seen[kind], true) {
@@ -48,6 +51,7 @@ impl Modes {
             }
             modes.read_only |= word == "ro";
             modes.no_copy |= word == "nocopy";
+            modes.mapped |= word == "idmap";
             modes.propagation = modes.propagation.or_else(|| Propagation::parse(word));
         }
         Ok(modes)
@@ -88,8 +92,14 @@ pub fn parse(text: &str, volume_driver: &str) -> Result<(MountPoint, bool)> {
             recursive_read_only: false,
             create: true,
             fallback: false,
+            mapped: modes.mapped,
         })
     } else {
+        if modes.mapped {
+            return Err(Error::invalid(format!(
+                "invalid volume specification: '{text}': only the ids of a bind can be mapped (idmap)"
+            )));
+        }
         if modes.propagation.is_some() {
             return Err(Error::invalid(format!(
                 "invalid volume specification: '{text}': a volume takes no propagation mode"

@@ -13,7 +13,7 @@ use berth_runtime::{
     sandbox::defaults::{MASKED_PATHS, SHM_SIZE, masked_paths},
 };
 
-use crate::config::OWN_RUNTIMES;
+use crate::{config::OWN_RUNTIMES, engine::userns::Remap};
 
 use super::{capabilities::CapSet, cpu_list::CpuList};
 
@@ -67,6 +67,8 @@ pub struct Defaults {
     pub no_new_privileges: bool,
     /// Whether containers run an init unless the request says otherwise.
     pub init: bool,
+    /// The ids of containers, if they do not have those of the host.
+    pub remap: Option<Remap>,
     /// Parent of the containers' control groups: `/<instance>`.
     pub cgroup_parent: String,
     /// Whether the network `bridge` gives no more than a loopback interface.
@@ -90,11 +92,27 @@ impl Default for Defaults {
             cgroupns_mode: None,
             no_new_privileges: false,
             init: false,
+            remap: None,
             cgroup_parent: "/berth".to_owned(),
             bridge_is_loopback: false,
             runtimes: BTreeMap::new(),
             default_runtime: OWN_RUNTIMES[0].to_owned(),
         }
+    }
+}
+
+impl Defaults {
+    /// The ids of a container with these settings; none if it has those of the host.
+    pub fn remap(&self, config: &models::HostConfig) -> Option<&Remap> {
+        self.remap.as_ref().filter(|_| config.userns_mode != "host")
+    }
+
+    /// Whom the engine gives what it makes on the host for containers.
+    pub fn owner(&self) -> (u32, u32) {
+        self.remap
+            .as_ref()
+            .map(|remap| remap.map.root())
+            .unwrap_or_default()
     }
 }
 

@@ -117,6 +117,9 @@ fn namespaces(
     }
     modes::is_host("UTS", &config.uts_mode)?;
     modes::is_host("user namespace", &config.userns_mode)?;
+    if defaults.remap(config).is_some() {
+        user_namespace(config)?;
+    }
     if config.cgroupns_mode == HostConfigCgroupnsMode::Empty {
         config.cgroupns_mode = default_cgroupns(config.privileged, host, defaults);
     }
@@ -126,6 +129,21 @@ fn namespaces(
         );
     }
     Ok(())
+}
+
+/// Refuses what a container with ids of its own cannot have.
+fn user_namespace(config: &HostConfig) -> Result<()> {
+    let message = if config.privileged {
+        "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace when \
+         running privileged mode"
+    } else if NetworkMode::parse(&config.network_mode)? == NetworkMode::Host {
+        "cannot share the host's network namespace when user namespaces are enabled"
+    } else if PidMode::parse(&config.pid_mode)? == PidMode::Host {
+        "cannot share the host PID namespace when user namespaces are enabled"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(message))
 }
 
 /// On version 1 a privileged container works on the host's groups, whatever the engine's setting.

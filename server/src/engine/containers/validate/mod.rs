@@ -42,7 +42,7 @@ use berth_api::{
     ApiVersion,
     models::{ContainerConfig, ContainerCreateRequest, HostConfig, ImageConfig, NetworkingConfig},
 };
-use berth_runtime::{Result, error::Context};
+use berth_runtime::{Error, Result, error::Context};
 
 use self::modes::NetworkMode;
 pub use self::{
@@ -131,6 +131,15 @@ pub fn create(
     let log = LogSettings::read(&mut host_config.log_config, &defaults.log_config)?;
     network::endpoints(&config, &host_config, &mut networking)?;
     let mounts = mounts::collect(&config, &host_config, defaults, lookup)?;
+    let mapped = |point: &MountPoint| matches!(&point.source, MountSource::Bind(bind) if bind.mapped);
+    if defaults.remap(&host_config).is_none()
+        && let Some(point) = mounts.iter().find(|point| mapped(point))
+    {
+        return Err(Error::invalid(format!(
+            "invalid mode: idmap: the container of the mount at {} has no user namespace",
+            point.destination
+        )));
+    }
     if defaults.bridge_is_loopback && !config.network_disabled && host_config.network_mode == "bridge" {
         warnings.push(
             "This engine has no bridge network yet: the container gets a loopback interface only.".to_owned(),

@@ -52,6 +52,9 @@ pub struct BindSource {
     /// Whether a slave may be private where the source's mount passes nothing on.
     #[serde(default)]
     pub fallback: bool,
+    /// Whether its files show with the ids of the container's user namespace.
+    #[serde(default)]
+    pub mapped: bool,
 }
 
 /// A volume, before or after it was made.

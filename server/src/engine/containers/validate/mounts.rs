@@ -328,6 +328,7 @@ fn read_bind(mount: &Mount) -> Result<BindSource> {
         recursive_read_only: read_recursion(mount, &options)?,
         create: options.create_mountpoint,
         fallback: false,
+        mapped: false,
     })
 }
 

@@ -24,6 +24,7 @@ struct Setup {
     defaults: Defaults,
     lowers: Vec<PathBuf>,
     peers: Peers<'static>,
+    ids: Option<berth_runtime::ids::IdMap>,
 }
 
 impl Setup {
@@ -57,6 +58,7 @@ impl Setup {
             defaults: Defaults::default(),
             lowers: vec!["/layers/b".into(), "/layers/a".into()],
             peers: Peers::default(),
+            ids: None,
         }
     }
 
@@ -80,6 +82,7 @@ impl Setup {
                 shm: Path::new("/c/shm"),
             },
             peers: self.peers,
+            ids: self.ids.as_ref(),
             host: &self.host,
             defaults: &self.defaults,
         })
@@ -142,6 +145,7 @@ fn bind(source: &str, destination: &str) -> MountPoint {
             recursive_read_only: false,
             create: true,
             fallback: false,
+            mapped: false,
         }),
         read_only: false,
         mode: String::new(),

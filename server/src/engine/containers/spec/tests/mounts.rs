@@ -168,6 +168,7 @@ fn propagation() {
                 recursive_read_only: false,
                 create: true,
                 fallback: false,
+                mapped: false,
             });
             setup.mounts = vec![point];
         });
@@ -213,6 +214,7 @@ fn a_slave_that_nobody_asked_for_may_be_private() {
                 recursive_read_only: false,
                 create: true,
                 fallback,
+                mapped: false,
             });
             setup.mounts = vec![point];
         });

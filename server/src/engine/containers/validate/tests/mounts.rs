@@ -213,6 +213,7 @@ fn mount_objects_that_are_refused() {
             recursive_read_only: false,
             create: true,
             fallback: false,
+            mapped: false,
         }
     );
 }
