@@ -216,10 +216,8 @@ pub(crate) fn hold_in(user: BorrowedFd<'_>, flags: CloneFlags) -> io::Result<Hel
         1.. => {
             let pid = Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?);
             // SAFETY: the kernel has just made the descriptor for us.
-            let held = Held {
-                pid,
-                pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-            };
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let held = Held { pid, pidfd };
             drop(writer);
             let mut done = [0];
             std::io::Read::read_exact(&mut &reader, &mut done)?;

@@ -174,7 +174,8 @@ impl Containers {
     pub async fn open(parts: Parts<'_>) -> Result<Self> {
         let containers = Self(Arc::new(Shared {
             index: Arc::default(),
-            store: Store::open(parts.data_root, parts.exec_root)?,
+            store: Store::open(parts.data_root, parts.exec_root)?
+                .with_open_roots(parts.defaults.remap.is_some()),
             events: parts.events,
             spawner: parts.spawner,
             images: parts.images,

@@ -108,7 +108,11 @@ impl Containers {
         let lowers = hold
             .map(|hold| self.images.lower_dirs(hold.image()))
             .unwrap_or_default();
-        let rootfs = bundle.join("rootfs");
+        let rootfs = match remap {
+            // Another runtime has to reach it with the ids of the container.
+            Some(_) => self.store.open_root(container.id()),
+            None => bundle.join("rootfs"),
+        };
         let spec = spec::build(&Input {
             container: view,
             root: RootView {

@@ -76,6 +76,9 @@ impl Loaded {
 pub struct Store {
     data: PathBuf,
     exec: PathBuf,
+    roots: PathBuf,
+    /// Whether there may be anything in `roots`.
+    open_roots: bool,
 }
 
 impl Store {
@@ -87,6 +90,8 @@ impl Store {
         let store = Self {
             data: data_root.join("containers"),
             exec: exec_root.join("containers"),
+            roots: exec_root.join("roots"),
+            open_roots: false,
         };
         for path in [&store.data, &store.exec] {
             DirBuilder::new()
@@ -98,6 +103,12 @@ impl Store {
         Ok(store)
     }
 
+    /// The same store, of containers that may have ids of their own.
+    pub fn with_open_roots(mut self, open_roots: bool) -> Self {
+        self.open_roots = open_roots;
+        self
+    }
+
     /// The directory of a container.
     pub fn directory(&self, id: &str) -> PathBuf {
         self.data.join(id)
@@ -106,6 +117,12 @@ impl Store {
     /// The bundle of a container's run.
     pub fn bundle(&self, id: &str) -> PathBuf {
         self.exec.join(id)
+    }
+
+    /// Where the root of a container with ids of its own is mounted, if another runtime runs it: its root gets there, and
+    /// finds nothing beside it.
+    pub fn open_root(&self, id: &str) -> PathBuf {
+        self.roots.join(id)
     }
 
     /// The writable layer of a container.
@@ -158,6 +175,10 @@ impl Store {
         let path = self.bundle(id);
         if path.join(SHM).exists() {
             files::unmount_shm(&path.join(SHM))?;
+        }
+        if self.open_roots {
+            let root = self.open_root(id);
+            absent_is_fine(fs::remove_dir(&root)).context(|| format!("cannot remove {}", root.display()))?;
         }
         let remove = || fs::remove_dir_all(&path);
         absent_is_fine(hit("bundle.remove").and_then(|()| remove()))
