@@ -279,10 +279,10 @@ mod tests {
         let map = map();
         assert_eq!(map.uid_lines(), "0 100000 1000\n1000 300000 64536\n");
         let (uids, gids) = map.to_spec();
-        assert_eq!(IdMap::of(Some(&uids), Some(&gids)), Some(map));
+        assert_eq!(IdMap::of(Some(&uids), Some(&gids)), Some(map.clone()));
         assert_eq!(IdMap::of(Some(&uids), Some(&[])), None);
         let own = IdMap::of_process(std::process::id().try_into().unwrap()).unwrap();
-        assert!(own.is_identity() && !map().is_identity());
+        assert!(own.is_identity() && !map.is_identity());
         assert_eq!(range("         0     100000      65536").unwrap().size, 65536);
         assert_eq!(range("0 1"), None);
     }

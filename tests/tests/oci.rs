@@ -207,6 +207,122 @@ fn a_container_step_by_step() {
     runtime.ok(&["delete", "--force", "c"]);
 }
 
+/// Maps the ids of a container to 100000 and up.
+fn own_ids(spec: &mut Value) {
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    spec["linux"]["uidMappings"] = map.clone();
+    spec["linux"]["gidMappings"] = map;
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({"type": "user"}));
+}
+
+#[test]
+fn user_namespaces_are_made_and_joined() {
+    let runtime = Runtime::new();
+    let data = runtime.path("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "x").unwrap();
+    runtime.bundle("id -u; cat /proc/self/uid_map; ls -ln /data/file /plain/file /dev/null; echo x > /data/new; sleep 1000", |spec| {
+        own_ids(spec);
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        for (place, options) in [("/data", json!(["rbind", "idmap"])), ("/plain", json!(["rbind"]))] {
+            mounts.push(json!({"destination": place, "type": "bind", "source": data, "options": options}));
+        }
+    });
+    // Mount points cannot be made in a root that belongs to nobody in there.
+    for place in ["data", "plain"] {
+        fs::create_dir(runtime.path("rootfs").join(place)).unwrap();
+    }
+    let out = fs::File::create(runtime.path("out")).unwrap();
+    let status = runtime.command(&["create", "c"]).stdout(out).status().unwrap();
+    assert!(status.success());
+    runtime.ok(&["start", "c"]);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !data.join("new").exists() {
+        assert!(
+            std::time::Instant::now() < end,
+            "{:?}",
+            fs::read_to_string(runtime.path("out"))
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let seen = fs::read_to_string(runtime.path("out")).unwrap();
+    let words: Vec<Vec<&str>> = seen.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["0"], "{seen}");
+    assert_eq!(words[1], ["0", "100000", "65536"], "{seen}");
+    assert_eq!(words[2][2..4], ["0", "0"], "{seen}");
+    assert_eq!(words[3][2..4], ["65534", "65534"], "{seen}");
+    assert_eq!(words[4][2..4], ["0", "0"], "{seen}");
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(data.join("new")).unwrap().uid(), 0);
+    assert!(
+        runtime
+            .ok(&["exec", "c", "cat", "/proc/self/status"])
+            .contains("Uid:\t0\t0\t0\t0")
+    );
+
+    // A second one in its user namespace and its network.
+    let pid = runtime.state("c")["pid"].as_i64().unwrap();
+    runtime.bundle("cat /proc/self/uid_map; hostname; id -u", |spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|n| n["type"] != "network");
+        for (kind, file) in [("user", "user"), ("network", "net")] {
+            namespaces.push(json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
+        }
+        spec["linux"]["cgroupsPath"] = json!(format!("/{}/d", runtime.name));
+    });
+    let output = runtime.run(&["run", "d"]);
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        seen.split_whitespace().eq(["0", "100000", "65536", "berth", "0"]),
+        "{seen}"
+    );
+    runtime.ok(&["delete", "--force", "c"]);
+}
+
+#[test]
+fn ids_of_a_mount_are_mapped() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let runtime = Runtime::new();
+    let data = runtime.path("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "x").unwrap();
+    chown(data.join("file"), Some(5), Some(6)).unwrap();
+    chown(&data, Some(5), Some(6)).unwrap();
+    let mount = |extra: Value| {
+        let mut mount = json!({"destination": "/data", "type": "bind", "source": data, "options": ["rbind"]});
+        for (key, value) in extra.as_object().unwrap() {
+            mount[key] = value.clone();
+        }
+        mount
+    };
+    let map = |to: u32| json!([{"containerID": 5, "hostID": to, "size": 2}]);
+    let (uids, gids) = (map(1000), map(2000));
+    runtime.bundle("ls -ln /data/file", |spec| {
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.push(mount(json!({"uidMappings": uids, "gidMappings": gids})));
+    });
+    let seen = runtime.ok(&["run", "c"]);
+    let words: Vec<_> = seen.split_whitespace().collect();
+    assert_eq!(words[2..4], ["1000", "2001"], "{seen}");
+    assert_eq!(fs::metadata(data.join("file")).unwrap().uid(), 5);
+    for (extra, words) in [
+        (json!({"uidMappings": map(1)}), "belong together"),
+        (json!({"options": ["rbind", "ridmap"]}), "needs uidMappings"),
+        (
+            json!({"type": "tmpfs", "options": ["idmap"]}),
+            "only the ids of a bind",
+        ),
+    ] {
+        runtime.bundle("true", |spec| {
+            spec["mounts"].as_array_mut().unwrap().push(mount(extra.clone()))
+        });
+        let told = runtime.fails(&["run", "c"]);
+        assert!(told.contains(words), "{extra}: {told}");
+    }
+}
+
 #[test]
 fn hooks_run_in_their_places() {
     let runtime = Runtime::new();

@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn volumes_survive_and_leftovers_do_not() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::new(root.path().to_owned());
+        let store = Store::new(root.path().to_owned(), (0, 0));
         store.add(&record("data"), true).unwrap();
         assert!(store.add(&record("data"), true).is_err());
         store.add(&record("old"), true).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn filled_as_a_whole_and_only_when_empty() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::new(root.path().to_owned());
+        let store = Store::new(root.path().to_owned(), (0, 0));
         store.add(&record("data"), true).unwrap();
         let write = |text: &'static str| {
             move |path: &Path| {

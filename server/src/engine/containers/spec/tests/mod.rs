@@ -328,6 +328,7 @@ fn namespaces_of_others() {
             }),
             pid: Some(13),
             namespace: None,
+            user: None,
         };
     });
     let path = |text: &str| Some(text.to_owned());
@@ -425,4 +426,49 @@ fn privileged_containers() {
         at(&writable, "/sys/fs/cgroup").as_deref(),
         Some("cgroup cgroup nosuid,noexec,nodev")
     );
+}
+
+#[test]
+fn ids_of_its_own() {
+    let part = vec![berth_runtime::ids::Range {
+        inner: 0,
+        outer: 100_000,
+        size: 65_536,
+    }];
+    let ids = berth_runtime::ids::IdMap {
+        uids: part.clone(),
+        gids: part,
+    };
+    let with = |unified: bool| {
+        built(|setup| {
+            setup.ids = Some(ids.clone());
+            setup.host.ping_group_range = true;
+            setup.host.cgroups.version = if unified { 2 } else { 1 };
+            setup.host_config.cgroupns_mode = berth_api::models::HostConfigCgroupnsMode::Private;
+            setup.peers.user = Some(Path::new("/proc/7/fd/8"));
+            let mut mapped = bind("/s", "/d");
+            if let MountSource::Bind(bind) = &mut mapped.source {
+                bind.mapped = true;
+            }
+            setup.mounts = vec![mapped, bind("/s", "/e"), bind("/var/lib/berth/images/x", "/f")];
+        })
+    };
+    let spec = with(false);
+    assert!(namespaces(&spec).contains(&(Type::User, Some("/proc/7/fd/8".to_owned()))));
+    assert_eq!(berth_runtime::ids::IdMap::of_spec(&spec), Some(ids.clone()));
+    let sysctls = spec.linux().as_ref().unwrap().sysctl().clone().unwrap();
+    assert!(!sysctls.contains_key("net.ipv4.ping_group_range"));
+    let options = |spec: &Spec, place: &str| {
+        let mounts = spec.mounts().iter().flatten();
+        let mount = mounts
+            .clone()
+            .find(|m| m.destination() == Path::new(place))
+            .unwrap();
+        mount.options().clone().unwrap_or_default().join(",")
+    };
+    assert_eq!(options(&spec, "/d"), "rbind,rprivate,idmap");
+    assert_eq!(options(&spec, "/e"), "rbind,rprivate");
+    // Only version 2 lets cgroups be given away.
+    let read_only = |spec: &Spec| options(spec, "/sys/fs/cgroup").split(',').any(|o| o == "ro");
+    assert!(read_only(&spec) && !read_only(&with(true)));
 }
