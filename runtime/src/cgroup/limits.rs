@@ -150,9 +150,23 @@ fn cpu_limits(cgroup: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
     Ok(())
 }
 
+/// The kernel silently takes the nearest number of shares that it allows.
+fn check_shares(asked: u64, taken: &str) -> Result<()> {
+    match taken.parse::<u64>() {
+        Ok(least) if asked < least => Err(Error::invalid(format!(
+            "the minimum allowed cpu-shares is {least}, not {asked}"
+        ))),
+        Ok(most) if asked > most => Err(Error::invalid(format!(
+            "the maximum allowed cpu-shares is {most}, not {asked}"
+        ))),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn cpu_v1(dir: &Dir, cpu: &LinuxCpu) -> Result<()> {
     if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
         dir.write("cpu.shares", &shares.to_string())?;
+        check_shares(shares, dir.read("cpu.shares")?.trim())?;
     }
     if let Some(period) = cpu.realtime_period().filter(|p| *p != 0) {
         dir.write("cpu.rt_period_us", &period.to_string())?;

