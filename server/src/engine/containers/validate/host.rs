@@ -12,7 +12,7 @@ use super::{
     facts::{Defaults, Host},
     modes::{self, IpcMode, NetworkMode, PidMode},
     mounts::as_invalid,
-    path, ports,
+    ports,
 };
 
 /// Longest parent of control groups, in bytes.
@@ -205,16 +205,14 @@ fn names(config: &mut HostConfig, defaults: &Defaults) -> Result<()> {
     let parent = &config.cgroup_parent;
     let bad = parent.len() > MAX_CGROUP_PARENT
         || parent.contains(char::is_control)
-        || parent.split('/').any(|part| part.len() > 255);
+        || parent
+            .split('/')
+            .any(|part| matches!(part, "." | "..") || part.len() > 255);
     if bad {
         let start: String = parent.chars().take(64).collect();
         return Err(Error::invalid(format!(
-            "invalid cgroup-parent {start:?}: it must be a path without control characters"
+            "invalid cgroup-parent {start:?}: it must be a path without \".\", \"..\" and control characters"
         )));
-    }
-    if parent.split('/').any(|part| matches!(part, "." | "..")) {
-        // What would climb ends at the root, as a path in a root directory does.
-        config.cgroup_parent = path::clean(&format!("/{parent}"));
     }
     Ok(())
 }

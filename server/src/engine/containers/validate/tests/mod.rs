@@ -269,8 +269,8 @@ fn what_is_refused() {
             "invalid mode: rshared",
         ),
         (
-            |_, h| h.cgroup_parent = "/a\n".into(),
-            "invalid cgroup-parent \"/a\\n\": it must be a path without control characters",
+            |_, h| h.cgroup_parent = "/a/../b".into(),
+            "invalid cgroup-parent \"/a/../b\": it must be a path without \".\", \"..\" and control characters",
         ),
         (
             |_, h| drop(h.annotations.insert(String::new(), String::new())),
