@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Result, error::Context, ids::IdMap, sys::clone};
+use crate::{Error, Result, error::Context, ids::IdMap, sys::clone};
 
 /// A user namespace, held by its descriptor.
 #[derive(Debug)]
@@ -37,6 +37,11 @@ impl UserNamespace {
     }
 
     fn with<T>(map: &IdMap, flags: u64, open: impl FnOnce(i32) -> Result<T>) -> Result<(Self, T)> {
+        if map.uids.is_empty() || map.gids.is_empty() {
+            return Err(Error::invalid(
+                "a user namespace needs ids of users and of groups",
+            ));
+        }
         let holder = clone::hold(libc::CLONE_NEWUSER as u64 | flags)
             .context(|| "cannot make a user namespace (see /proc/sys/user/max_user_namespaces)")?;
         let pid = holder.pid().as_raw();

@@ -81,13 +81,16 @@ pub fn support() -> Result<Support> {
         let v2 = io.version == Version::V2;
         let weight = |v1: &[&str]| {
             if v2 {
-                has_below_root(io, "io.weight")
+                // Before any cgroup exists below the root, what makes the files has to stand for them: the cost model,
+                // which is the root's, or the BFQ scheduler.
+                ["io.weight", "io.bfq.weight"].iter().any(|f| has_below_root(io, f))
+                    || has(io, "io.cost.qos")
+                    || has_bfq(Path::new("/sys/block"))
             } else {
                 v1.iter().any(|f| has(io, f))
             }
         };
-        support.blkio_weight =
-            weight(&["blkio.weight", "blkio.bfq.weight"]) || has_below_root(io, "io.bfq.weight");
+        support.blkio_weight = weight(&["blkio.weight", "blkio.bfq.weight"]);
         support.blkio_weight_device = weight(&["blkio.weight_device", "blkio.bfq.weight_device"]);
         support.blkio_throttle = v2 || has(io, "blkio.throttle.read_bps_device");
     }
@@ -111,6 +114,15 @@ fn memory_support(memory: &Hierarchy, support: &mut Support) {
 
 fn has(hierarchy: &Hierarchy, file: &str) -> bool {
     hierarchy.mount.join(file).exists()
+}
+
+/// Whether the scheduler BFQ is there for one of the `disks`.
+fn has_bfq(disks: &Path) -> bool {
+    let knows = |disk: std::io::Result<std::fs::DirEntry>| {
+        let path = disk.ok()?.path().join("queue/scheduler");
+        Some(std::fs::read_to_string(path).ok()?.contains("bfq"))
+    };
+    std::fs::read_dir(disks).is_ok_and(|all| all.into_iter().any(|disk| knows(disk) == Some(true)))
 }
 
 /// Whether a v2 file that the root does not have is there in the caller's cgroup or a child of the root.
