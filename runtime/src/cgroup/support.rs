@@ -83,7 +83,9 @@ pub fn support() -> Result<Support> {
             if v2 {
                 // Before any cgroup exists below the root, what makes the files has to stand for them: the cost model,
                 // which is the root's, or the BFQ scheduler.
-                ["io.weight", "io.bfq.weight"].iter().any(|f| has_below_root(io, f))
+                ["io.weight", "io.bfq.weight"]
+                    .iter()
+                    .any(|f| has_below_root(io, f))
                     || has(io, "io.cost.qos")
                     || has_bfq(Path::new("/sys/block"))
             } else {
