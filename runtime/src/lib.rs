@@ -13,10 +13,12 @@
 //! | [`external`] | containers by another OCI runtime |
 //! | [`net`] | namespaces, links, addresses, the firewall table of containers' networks |
 //! | [`ids`], [`userns`] | user namespaces: which ids are which, namespaces without a process |
+//! | [`disk_usage`] | what files take on disk |
 //! | [`error`] | the error type they share |
 //! | [`failpoint`] | steps at which tests make a process die, fail or wait |
 
 pub mod cgroup;
+pub mod disk_usage;
 pub mod error;
 pub mod external;
 pub mod failpoint;

@@ -313,6 +313,10 @@ impl ConfigApi for Fake {
     );
 }
 
+impl MaintenanceApi for Fake {
+    later!(system_check, system_repair);
+}
+
 impl DistributionApi for Fake {
     later!(distribution_inspect);
 }

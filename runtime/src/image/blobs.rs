@@ -142,6 +142,18 @@ impl BlobStore {
         self.trash.discard(&self.path(digest))
     }
 
+    /// Takes a blob away so that it can be brought back; an engine that dies meanwhile loses it.
+    ///
+    /// # Errors
+    /// If it is not here or the file system fails.
+    pub fn set_aside(&self, digest: &Digest) -> Result<PathBuf> {
+        let aside = self
+            .ingest
+            .join(format!("{}damaged-{}", disk::TEMPORARY, digest.hex()));
+        fs::rename(self.path(digest), &aside).context(|| format!("cannot set {digest} aside"))?;
+        Ok(aside)
+    }
+
     /// Makes sure that blobs survive a power failure.
     ///
     /// # Errors

@@ -65,7 +65,7 @@ pub fn compose(
     let layer = layer.map(LayerFrom::Archive);
     let result = make(store, &lease, base, layer, config).and_then(|(target, keys)| {
         let resolved = oci::resolve(&target, store.blobs(), &lease, store.limits())?;
-        store.add(resolved, &keys, names)
+        store.add(resolved, &keys, names, false)
     });
     store.collect_after(lease);
     result

@@ -8,9 +8,10 @@ use super::{
     layers::Prepared,
     load::{Loaded, docker, oci},
     manifest::Descriptor,
+    packed::{self, Packed},
     pins::{Lease, Resource},
     reference::Reference,
-    store::ImageStore,
+    store::{Image, ImageStore},
     tar_reader::read_error,
 };
 use crate::{Error, Result};
@@ -159,7 +160,36 @@ impl Incoming {
             let layer = self.store.layers().complete(prepared, &keys, place.chain_id)?;
             keys.push(layer.key);
         }
-        self.store.add(resolved, &keys, names)
+        self.store.add(resolved, &keys, names, true)
+    }
+
+    /// Keeps everything of `image` until this ends.
+    ///
+    /// # Errors
+    /// If this has ended.
+    pub fn keep(&self, image: &Image) -> Result<()> {
+        let lease = self.lease()?;
+        image
+            .resources()
+            .into_iter()
+            .for_each(|resource| lease.pin(resource));
+        Ok(())
+    }
+
+    /// See [`packed::packed`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn packed(&self, image: &Image, anew: bool) -> Result<Option<Packed>> {
+        packed::packed(&self.store, image, self.lease()?, anew)
+    }
+
+    /// See [`packed::make`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn make_packed(&self, blob: &Descriptor, plain: &Digest) -> Result<()> {
+        packed::make(&self.store, blob, plain, self.lease()?)
     }
 
     /// Removes what belongs to no image, now.

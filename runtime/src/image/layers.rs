@@ -23,7 +23,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ahead,
+    ahead, compare,
     compress::{self, Compression},
     digest::{Digest, HashingReader},
     disk::{self, Scratch},
@@ -248,6 +248,85 @@ impl LayerStore {
         self.make_visible(unpacked, diff_id)
     }
 
+    /// Unpacks the archive `blob` of the layer `key` upon the layers `below` it once more, and compares. Gives what it
+    /// should be, and where it is not that.
+    ///
+    /// # Errors
+    /// As [`unpack::unpack`]; if the file system fails.
+    pub fn verify(
+        &self,
+        key: &Digest,
+        blob: &Digest,
+        archive: impl Read + Send,
+        below: &[Digest],
+    ) -> Result<(Unpacked, Option<String>)> {
+        let unpacked = self.unpack(blob, archive)?;
+        let fresh = open_dir(&unpacked.scratch.path().join(TREE))?;
+        if !unpacked.outcome.is_self_contained() {
+            let below = below
+                .iter()
+                .rev()
+                .map(|key| open_dir(&self.tree(key)))
+                .collect::<Result<Vec<_>>>()?;
+            unpack::settle(fresh.as_fd(), &unpacked.outcome, &below)?;
+        }
+        let record = self.read(&key.hex());
+        let differs = match (record, File::open(self.tree(key))) {
+            (_, Err(e)) if e.kind() == std::io::ErrorKind::NotFound => Some("it is not there".to_owned()),
+            (_, Err(e)) => Some(format!("it cannot be opened: {e}")),
+            (Err(error), _) => Some(error.to_string()),
+            (Ok(layer), _) if layer.diff_id != unpacked.diff_id => {
+                Some("its record is of another layer".to_owned())
+            }
+            (Ok(_), Ok(there)) => compare::difference(fresh.as_fd(), there.as_fd())?,
+        };
+        Ok((unpacked, differs))
+    }
+
+    /// Puts a layer in the place of the one called `key`, which nothing has mounted.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn replace(&self, unpacked: Unpacked, key: Digest) -> Result<()> {
+        let path = self.dir.join(key.hex());
+        self.describe(&unpacked)?;
+        let exchange = || {
+            rustix::fs::renameat_with(
+                rustix::fs::CWD,
+                unpacked.scratch.path(),
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::RenameFlags::EXCHANGE,
+            )
+        };
+        let layer = layer_of(&unpacked, key);
+        match exchange() {
+            // The old one is thrown away under the scratch's name.
+            Ok(()) => drop(unpacked),
+            Err(rustix::io::Errno::NOENT) => drop(unpacked.scratch.keep(&key.hex())?),
+            Err(e) => return Err(e).context(|| format!("cannot replace {}", path.display())),
+        }
+        self.lock().ready.insert(key, Arc::new(layer));
+        self.flusher.push(key);
+        Ok(())
+    }
+
+    /// The names in the directory of layers, those under construction left out.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn names(&self) -> Result<Vec<String>> {
+        disk::list(&self.dir)
+    }
+
+    /// Throws away what is in the directory of layers and is none.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn discard(&self, name: &str) -> Result<()> {
+        self.trash.discard(&self.dir.join(name))
+    }
+
     /// Removes a layer; its mounts, if any, keep working.
     ///
     /// # Errors
@@ -291,33 +370,28 @@ impl LayerStore {
     }
 
     fn make_visible(&self, unpacked: Unpacked, key: Digest) -> Result<Arc<Layer>> {
-        let Unpacked {
-            scratch,
-            outcome,
-            diff_id,
-        } = unpacked;
-        let record = Record {
-            diff_id,
-            size: outcome.size,
-            opaque: outcome.root_opaque,
-            boot: self.boot.clone(),
-        };
-        let bytes = serde_json::to_vec(&record).context(|| "cannot describe a layer")?;
-        hit("layer.record")
-            .and_then(|()| fs::write(scratch.path().join(RECORD), bytes))
-            .context(|| "cannot describe a layer")?;
-        let layer = Arc::new(Layer {
-            key,
-            diff_id,
-            size: outcome.size,
-            opaque: outcome.root_opaque,
-        });
+        self.describe(&unpacked)?;
+        let layer = Arc::new(layer_of(&unpacked, key));
         // Somebody else may have been faster; then ours vanishes and theirs, which is the same, is used.
-        if scratch.keep(&key.hex())? {
+        if unpacked.scratch.keep(&key.hex())? {
             self.flusher.push(key);
         }
         self.lock().ready.insert(key, Arc::clone(&layer));
         Ok(layer)
+    }
+
+    /// Writes down what a layer is, beside it.
+    fn describe(&self, unpacked: &Unpacked) -> Result<()> {
+        let record = Record {
+            diff_id: unpacked.diff_id,
+            size: unpacked.outcome.size,
+            opaque: unpacked.outcome.root_opaque,
+            boot: self.boot.clone(),
+        };
+        let bytes = serde_json::to_vec(&record).context(|| "cannot describe a layer")?;
+        hit("layer.record")
+            .and_then(|()| fs::write(unpacked.scratch.path().join(RECORD), bytes))
+            .context(|| "cannot describe a layer")
     }
 
     fn read(&self, name: &str) -> Result<Layer> {
@@ -345,6 +419,15 @@ impl LayerStore {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn layer_of(unpacked: &Unpacked, key: Digest) -> Layer {
+    Layer {
+        key,
+        diff_id: unpacked.diff_id,
+        size: unpacked.outcome.size,
+        opaque: unpacked.outcome.root_opaque,
     }
 }
 

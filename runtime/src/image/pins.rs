@@ -64,6 +64,12 @@ impl Pins {
         }
     }
 
+    /// Whether somebody has pinned `resource`, or it is just being removed.
+    pub fn is_wanted_or_doomed(&self, resource: &Resource) -> bool {
+        let state = self.lock();
+        state.pinned.contains_key(resource) || state.doomed.contains(resource)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

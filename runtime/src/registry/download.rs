@@ -94,6 +94,24 @@ impl Downloads {
         }
     }
 
+    /// Throws away what has come of `blob`, unless somebody waits for it. Gives how many bytes that were. Blocks.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn forget(&self, blob: &Digest, store: &ImageStore) -> Result<u64> {
+        // Whoever starts a transfer meanwhile finds its file, or none.
+        let entries = self.lock();
+        if entries
+            .get(blob)
+            .is_some_and(|entry| entry.arrival.strong_count() > 0)
+        {
+            return Ok(0);
+        }
+        let size = std::fs::metadata(store.arriving().path(blob)).map_or(0, |metadata| metadata.len());
+        store.arriving().remove(blob)?;
+        Ok(size)
+    }
+
     fn join_or_start(
         self: &Arc<Self>,
         blob: &Descriptor,

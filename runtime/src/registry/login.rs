@@ -87,7 +87,7 @@ impl Registry {
 }
 
 /// The registry that a server address means: it may have a scheme and a path; empty is Docker's own.
-fn domain(address: &str) -> String {
+pub(super) fn domain(address: &str) -> String {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let host = rest.split('/').next().unwrap_or_default().trim();
     match host {

@@ -10,6 +10,7 @@
 //! | [`failure`] | what went wrong, in the registry's own words |
 //! | [`download`] | blobs that arrive: shared, resumed, read while they come |
 //! | [`pull`], [`push`] | whole images |
+//! | [`refetch`] | content that is damaged here |
 //! | [`lookup`] | what mirrors and the registry are asked in turn |
 //! | [`inspect`], [`search`], [`login`] | questions |
 
@@ -22,6 +23,7 @@ mod login;
 mod lookup;
 mod pull;
 mod push;
+mod refetch;
 mod search;
 mod session;
 mod sites;
@@ -37,11 +39,11 @@ use std::{
 use tokio::sync::Semaphore;
 
 pub use self::{
-    credentials::Credentials, inspect::Inspected, pull::Pulled, push::Pushed, search::Found,
-    sites::check_mirror,
+    credentials::Credentials, inspect::Inspected, pull::Pulled, push::Pushed, refetch::Refetch,
+    search::Found, sites::check_mirror,
 };
 use self::{download::Downloads, sites::Site};
-use crate::{Error, Result};
+use crate::{Error, Result, image::ImageStore};
 
 /// How registries are spoken to.
 #[derive(Clone, Debug)]
@@ -102,6 +104,18 @@ impl Registry {
             uploading: Arc::new(Semaphore::new(settings.uploads.max(1))),
             settings,
         }
+    }
+
+    /// Throws away what has come of blobs that nobody is fetching. Gives how many bytes that were. Blocks.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn forget_partials(&self, store: &ImageStore) -> Result<u64> {
+        let partials = store.partials()?;
+        let sizes = partials
+            .iter()
+            .map(|partial| self.downloads.forget(&partial.digest, store));
+        sizes.sum()
     }
 }
 

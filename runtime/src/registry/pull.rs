@@ -74,10 +74,14 @@ impl Registry {
         let sessions = self.sessions(&reference, credentials).await?;
         let known = store.named(&reference);
         if let (Some(image), None) = (&known, platform)
-            && is_current(&sessions, &reference, &image.id).await
+            && let Some(digest) = current(&sessions, &reference).await
         {
-            begin(&*listener, &reference);
-            return Ok(unchanged(image.id, &reference));
+            // It may have been pushed from here in another form.
+            let pushed = store.named(&reference.with_digest(digest));
+            if digest == image.id || pushed.is_some_and(|pushed| pushed.id == image.id) {
+                begin(&*listener, &reference);
+                return Ok(unchanged(image.id, digest, &reference));
+            }
         }
         let stop = CancellationToken::new();
         let _stop: DropGuard = stop.clone().drop_guard();
@@ -106,26 +110,23 @@ impl Registry {
     }
 }
 
-/// Whether the registry still has `id` under this name. If it does not say, that is found out otherwise.
-async fn is_current(sessions: &[Arc<Session>], reference: &Reference, id: &Digest) -> bool {
-    let Some(session) = sessions.first() else {
-        return false;
-    };
+/// What the first place says that it has under this name. If it does not say, that is found out otherwise.
+async fn current(sessions: &[Arc<Session>], reference: &Reference) -> Option<Digest> {
     let request = Request::new(Method::HEAD).accept(&ACCEPT);
-    match session.once(&request, &manifest_path(reference)).await {
-        Ok(response) => session::header(response.headers(), "docker-content-digest") == id.to_string(),
-        Err(_) => false,
-    }
+    let response = sessions.first()?.once(&request, &manifest_path(reference)).await;
+    session::header(response.ok()?.headers(), "docker-content-digest")
+        .parse()
+        .ok()
 }
 
-fn unchanged(id: Digest, reference: &Reference) -> Pulled {
+fn unchanged(id: Digest, digest: Digest, reference: &Reference) -> Pulled {
     Pulled {
         loaded: Loaded {
             id,
             names: vec![reference.clone()],
             moved: Vec::new(),
         },
-        digest: id,
+        digest,
         is_newer: false,
     }
 }
@@ -141,11 +142,30 @@ impl Pull {
     async fn run(&mut self, reference: &Reference, platform: Option<&Platform>) -> Result<(Loaded, Digest)> {
         let plan = self.plan(reference, platform).await?;
         begin(&*self.listener, reference);
-        let arrived = self.layers(&plan.places).await?;
+        let arrived = match self.layers(&plan.places).await {
+            Err(error) if is_of_full_disk(&error) => {
+                self.forget(plan.places).await;
+                return Err(error);
+            }
+            result => result?,
+        };
         let incoming = Arc::clone(&self.incoming);
         let (target, names) = (plan.target, vec![reference.clone()]);
         let loaded = blocking(move || incoming.install(&target, arrived, &names)).await?;
         Ok((loaded, plan.digest))
+    }
+
+    /// Throws away what has come of layers: on a full disk nothing is kept for later.
+    async fn forget(&self, places: Vec<Place>) {
+        let (registry, store) = (Arc::clone(&self.registry), Arc::clone(self.incoming.store()));
+        let forgotten = blocking(move || {
+            places
+                .iter()
+                .try_for_each(|place| registry.downloads.forget(&place.blob.digest, &store).map(drop))
+        });
+        if let Err(error) = forgotten.await {
+            tracing::warn!(%error, "what has come of an image stays until it expires");
+        }
     }
 
     /// Fetches all documents. The place that has the manifest is asked first from now on.
@@ -592,6 +612,12 @@ fn rank(wanted: &Platform, offered: &Platform) -> Option<u32> {
         (Some(own), Some(theirs)) if theirs < own => Some(own - theirs),
         _ => None,
     }
+}
+
+/// Whether there was no room for something.
+fn is_of_full_disk(error: &Error) -> bool {
+    let text = error.to_string().to_ascii_lowercase();
+    text.contains("no space left on device") || text.contains("quota exceeded")
 }
 
 /// An error in what a registry gave is the registry's, not the caller's.

@@ -1,5 +1,6 @@
-//! Images to registries: blobs that are not there yet, then manifests. Everything is sent as it is stored, so that what
-//! was pulled has the same digests again.
+//! Images to registries: blobs that are not there yet, then manifests. What was pulled is sent as it is stored, so that it
+//! has the same digests again; layers that were made or loaded without compression are compressed, see
+//! [`crate::image::packed`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,9 +24,10 @@ use super::{
     session::{self, Request, Session},
 };
 use crate::{
-    Error, Result,
+    Error, Kind, Result,
     image::{
-        Descriptor, Digest, Image, ImageStore, Lease, Reference,
+        Descriptor, Digest, Image, ImageStore, Reference,
+        incoming::Incoming,
         manifest::{Document, media},
     },
 };
@@ -52,21 +54,24 @@ pub struct Pushed {
 }
 
 /// What has to be there, in this order: blobs, then manifests, the last of which gets the tag.
+#[derive(Default)]
 struct Plan {
     blobs: Vec<Descriptor>,
     manifests: Vec<Descriptor>,
+    /// Blobs that need not be here, and the archives that they are made of.
+    made_of: HashMap<Digest, Digest>,
 }
 
 struct Push {
     session: Arc<Session>,
-    store: Arc<ImageStore>,
     listener: Arc<dyn Listener>,
     /// What layers are called, by their blobs.
     diff_ids: HashMap<Digest, Digest>,
     /// Repositories of the same registry that may have a blob.
     elsewhere: HashMap<Digest, Vec<String>>,
+    made_of: HashMap<Digest, Digest>,
     /// Keeps everything while it is sent.
-    _lease: Lease,
+    incoming: Arc<Incoming>,
 }
 
 impl Registry {
@@ -83,18 +88,47 @@ impl Registry {
         credentials: &Credentials,
         listener: Arc<dyn Listener>,
     ) -> Result<Pushed> {
-        let (plan, lease) = {
-            let (store, image) = (Arc::clone(store), Arc::clone(image));
-            blocking(move || {
-                let lease = store.pins().lease();
-                for resource in image.resources() {
-                    lease.pin(resource);
-                }
-                Ok((plan(&store, &image)?, lease))
-            })
-            .await?
+        let incoming = Arc::new(Incoming::new(Arc::clone(store)));
+        let mut pushed = Err(Error::internal("nothing was sent"));
+        for anew in [false, true] {
+            pushed = self
+                .push_once(&incoming, image, name, credentials, &listener, anew)
+                .await;
+            // Layers that are compressed to something else than before are described anew.
+            let stale = matches!(&pushed, Err(error) if error.kind() == Kind::Conflict);
+            if !stale || !image.is_packed_for_registries() {
+                break;
+            }
+        }
+        let cleared =
+            tokio::task::spawn_blocking(move || drop(Arc::try_unwrap(incoming).map(Incoming::close)));
+        if let Err(error) = cleared.await {
+            tracing::warn!(%error, "what a push has made stays until the next start");
+        }
+        pushed
+    }
+
+    async fn push_once(
+        self: &Arc<Self>,
+        incoming: &Arc<Incoming>,
+        image: &Arc<Image>,
+        name: &Reference,
+        credentials: &Credentials,
+        listener: &Arc<dyn Listener>,
+        anew: bool,
+    ) -> Result<Pushed> {
+        for layer in &image.layers {
+            listener.hear(Event::Layer {
+                digest: layer.diff_id,
+                state: State::Preparing,
+                done: (0, 0),
+            });
+        }
+        let plan = {
+            let (incoming, image) = (Arc::clone(incoming), Arc::clone(image));
+            blocking(move || plan(&incoming, &image, anew)).await?
         };
-        let elsewhere = elsewhere(store, name, &plan);
+        let elsewhere = elsewhere(incoming.store(), name, &plan);
         let others: HashSet<String> = elsewhere.values().flatten().cloned().collect();
         let others: Vec<String> = others.into_iter().collect();
         let place = {
@@ -102,13 +136,15 @@ impl Registry {
             blocking(move || registry.origin(name.domain(), name.path())).await?
         };
         let session = Session::new(Arc::clone(self), place, credentials, "pull,push", &others);
+        let own = image.layers.iter().map(|l| (l.blob.digest, l.diff_id));
+        let diff_ids = own.chain(plan.made_of.iter().map(|(blob, plain)| (*blob, *plain)));
         let push = Arc::new(Push {
             session: Arc::new(session),
-            store: Arc::clone(store),
-            listener,
-            diff_ids: image.layers.iter().map(|l| (l.blob.digest, l.diff_id)).collect(),
+            listener: Arc::clone(listener),
+            diff_ids: diff_ids.collect(),
             elsewhere,
-            _lease: lease,
+            made_of: plan.made_of,
+            incoming: Arc::clone(incoming),
         });
         push.blobs(&plan.blobs).await?;
         let tag = tag_or_digest(name);
@@ -135,18 +171,21 @@ impl Registry {
 }
 
 /// Everything that an image refers to; of an incomplete index what its own manifest refers to.
-fn plan(store: &ImageStore, image: &Image) -> Result<Plan> {
-    let mut whole = Plan {
-        blobs: Vec::new(),
-        manifests: Vec::new(),
-    };
-    if walk(store, &image.target, &mut whole, 0)? {
+fn plan(incoming: &Incoming, image: &Image, anew: bool) -> Result<Plan> {
+    incoming.keep(image)?;
+    let store = incoming.store();
+    let mut whole = Plan::default();
+    let mut target = &image.target;
+    let packed = incoming.packed(image, anew)?;
+    if let Some(packed) = &packed {
+        target = &packed.manifest;
+        let made_of = packed.layers.iter().map(|(blob, plain)| (blob.digest, *plain));
+        whole.made_of = made_of.collect();
+    }
+    if walk(store, target, &mut whole, 0)? {
         return Ok(whole);
     }
-    let mut own = Plan {
-        blobs: Vec::new(),
-        manifests: Vec::new(),
-    };
+    let mut own = Plan::default();
     match walk(store, &image.manifest, &mut own, 0)? {
         true => Ok(own),
         false => Err(Error::internal(format!(
@@ -182,7 +221,8 @@ fn walk(store: &ImageStore, descriptor: &Descriptor, plan: &mut Plan, depth: usi
         }
         Document::Manifest(manifest) => {
             for part in manifest.layers.iter().chain([&manifest.config]) {
-                if store.blobs().size(&part.digest)? != Some(part.size) {
+                let can_be_made = plan.made_of.contains_key(&part.digest);
+                if !can_be_made && store.blobs().size(&part.digest)? != Some(part.size) {
                     return Ok(false);
                 }
                 if !plan.blobs.iter().any(|known| known.digest == part.digest) {
@@ -198,6 +238,8 @@ fn walk(store: &ImageStore, descriptor: &Descriptor, plan: &mut Plan, depth: usi
 /// Which other repositories of the same registry may have the blobs, as far as is known here.
 fn elsewhere(store: &ImageStore, name: &Reference, plan: &Plan) -> HashMap<Digest, Vec<String>> {
     let wanted: HashSet<Digest> = plan.blobs.iter().map(|blob| blob.digest).collect();
+    let by_plain: HashMap<Digest, Digest> =
+        plan.made_of.iter().map(|(blob, plain)| (*plain, *blob)).collect();
     let mut found: HashMap<Digest, Vec<String>> = HashMap::new();
     for image in store.list() {
         let repositories: HashSet<&str> = image
@@ -206,12 +248,13 @@ fn elsewhere(store: &ImageStore, name: &Reference, plan: &Plan) -> HashMap<Diges
             .filter(|other| other.domain() == name.domain() && other.path() != name.path())
             .map(Reference::path)
             .collect();
-        for layer in image
+        let layers = image.layers.iter().map(|layer| layer.blob.digest);
+        let made = image
             .layers
             .iter()
-            .filter(|layer| wanted.contains(&layer.blob.digest))
-        {
-            let known = found.entry(layer.blob.digest).or_default();
+            .filter_map(|layer| by_plain.get(&layer.diff_id));
+        for blob in layers.chain(made.copied()).filter(|blob| wanted.contains(blob)) {
+            let known = found.entry(blob).or_default();
             for repository in &repositories {
                 if known.len() < MOUNTS && !known.iter().any(|k| k == repository) {
                     known.push((*repository).to_owned());
@@ -225,9 +268,6 @@ fn elsewhere(store: &ImageStore, name: &Reference, plan: &Plan) -> HashMap<Diges
 impl Push {
     /// Sends the blobs that the registry does not have, several at a time.
     async fn blobs(self: &Arc<Self>, blobs: &[Descriptor]) -> Result<()> {
-        for blob in blobs {
-            self.tell(blob, State::Preparing, (0, 0));
-        }
         let mut tasks = JoinSet::new();
         let turns = Arc::clone(&self.session.registry.uploading);
         for blob in blobs {
@@ -283,6 +323,10 @@ impl Push {
                     tracing::debug!(reason = failure.text(), repository, "a blob cannot be mounted")
                 }
             }
+        }
+        if let Some(plain) = self.made_of.get(&blob.digest).copied() {
+            let (incoming, blob) = (Arc::clone(&self.incoming), blob.clone());
+            blocking(move || incoming.make_packed(&blob, &plain)).await?;
         }
         self.sent(blob).await?;
         self.tell(blob, State::Pushed, (0, 0));
@@ -404,7 +448,7 @@ impl Push {
         length: u64,
         count: &Arc<AtomicU64>,
     ) -> Request {
-        let (store, digest, count) = (Arc::clone(&self.store), blob.digest, Arc::clone(count));
+        let (store, digest, count) = (Arc::clone(self.incoming.store()), blob.digest, Arc::clone(count));
         let patience = self.session.registry.settings.patience + Duration::from_secs(length / SLOWEST);
         let make = move || {
             let opened = store.blobs().open_blob(&digest).and_then(|mut file| {
@@ -435,7 +479,7 @@ impl Push {
     }
 
     async fn manifest(&self, manifest: &Descriptor, under: &str) -> Attempt<()> {
-        let (store, digest) = (Arc::clone(&self.store), manifest.digest);
+        let (store, digest) = (Arc::clone(self.incoming.store()), manifest.digest);
         let bytes = blocking(move || store.blobs().read(&digest, store.limits().config_bytes)).await?;
         let media_type = match manifest.media_type.as_str() {
             "" => media::MANIFEST,

@@ -372,7 +372,12 @@ impl Session {
             let expected = match digest {
                 Some(digest) => Some(*digest),
                 None if claimed.is_empty() => None,
-                None => Some(claimed.parse::<Digest>()?),
+                None => Some(claimed.parse::<Digest>().map_err(|e| {
+                    let site = &self.place.site.authority;
+                    Error::internal(format!(
+                        "{site} says that the digest of a manifest is {claimed:?}: {e}"
+                    ))
+                })?),
             };
             if let Some(expected) = expected.filter(|expected| *expected != actual) {
                 return Err(Failure::Other(Error::internal(format!(

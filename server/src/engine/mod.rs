@@ -1,6 +1,7 @@
 //! The engine: its objects and what they share. It knows the operations of the API, and nothing of HTTP.
 
 pub mod build;
+pub mod check;
 pub mod containers;
 pub mod download;
 pub mod events;
@@ -10,6 +11,7 @@ pub mod images;
 pub mod networks;
 pub mod roots;
 pub mod shared;
+pub mod storage;
 pub mod time;
 pub mod userns;
 pub mod volumes;
@@ -63,6 +65,8 @@ pub struct State {
     pub volume_usage: OneAtATime<Vec<models::Volume>>,
     /// The containers with their sizes, being measured.
     pub disk_usage: OneAtATime<Vec<models::ContainerSummary>>,
+    /// The data root, being measured.
+    pub storage: OneAtATime<Vec<models::StorageUsage>>,
     /// When the engine was opened.
     pub started: Timestamp,
 }
@@ -128,6 +132,7 @@ impl Engine {
             volumes,
             volume_usage: OneAtATime::default(),
             disk_usage: OneAtATime::default(),
+            storage: OneAtATime::default(),
             started: Timestamp::now(),
         }));
         hit("open.builds").context(failed)?;

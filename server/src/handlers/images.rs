@@ -137,7 +137,9 @@ impl ImageApi for Engine {
         match query.from_src.as_str() {
             "-" => {
                 let input = SyncIoBridge::new(body.into_reader());
-                Ok(JsonStream::once(import(self.images.clone(), query, input)))
+                // Nothing is told before the end, so a failure has a status of its own.
+                let imported = import(self.images.clone(), query, input).await?;
+                Ok(JsonStream::once(async { Ok::<_, Failure>(imported) }))
             }
             "" if query.from_image.is_empty() => Err(Failure::new(
                 Kind::Invalid,
@@ -147,7 +149,8 @@ impl ImageApi for Engine {
             source => {
                 let input = download::read(&download::address_of(source)).await?;
                 let input = SyncIoBridge::new(input);
-                Ok(JsonStream::once(import(self.images.clone(), query, input)))
+                let imported = import(self.images.clone(), query, input).await?;
+                Ok(JsonStream::once(async { Ok::<_, Failure>(imported) }))
             }
         }
     }

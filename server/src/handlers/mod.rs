@@ -7,6 +7,7 @@ mod distribution;
 mod docs;
 mod execs;
 mod images;
+mod maintenance;
 mod networks;
 mod plugins;
 mod registry;

@@ -174,5 +174,5 @@ fn install(
         };
         keys.push(layer.key);
     }
-    store.add(resolved, &keys, &candidate.names)
+    store.add(resolved, &keys, &candidate.names, false)
 }

@@ -39,6 +39,11 @@ pub struct Image {
     pub(in crate::image) blobs: Vec<(Digest, u64)>,
     /// It was removed while something held it.
     pub(super) removed: bool,
+    /// A registry has it as it is.
+    pub(super) pulled: bool,
+    /// The manifest that registries get of it, if that is another one: see [`crate::image::packed`]. It is one of the
+    /// blobs.
+    pub(in crate::image) packed: Option<Descriptor>,
 }
 
 /// A layer of an image.
@@ -82,7 +87,17 @@ impl Image {
             added,
             blobs: resolved.blobs,
             removed: false,
+            pulled: false,
+            packed: None,
         }
+    }
+
+    /// Whether registries get it in another form than it has here: with layers compressed that were made or loaded
+    /// without. What a registry gave goes to others as it came.
+    pub(crate) fn is_packed_for_registries(&self) -> bool {
+        !self.pulled
+            && self.target.digest == self.manifest.digest
+            && self.layers.iter().any(|layer| layer.blob.digest == layer.diff_id)
     }
 
     /// Bytes of all its files.
@@ -132,12 +147,24 @@ impl Image {
         let all: BTreeSet<_> = self
             .names
             .iter()
-            .map(|name| match name.digest() {
-                Some(_) => name.familiar(),
-                None => name.with_digest(self.id).familiar(),
-            })
+            .filter_map(|name| self.repo_digest(name))
             .collect();
         all.into_iter().collect()
+    }
+
+    /// What a name says about the image's digest in a registry. One that registries get in another form has none
+    /// there until it was pushed.
+    pub fn repo_digest(&self, name: &Reference) -> Option<String> {
+        match name.digest() {
+            Some(_) => Some(name.familiar()),
+            None if self.is_packed_for_registries() => None,
+            None => Some(name.with_digest(self.id).familiar()),
+        }
+    }
+
+    /// Whether a registry has it as it is here.
+    pub fn was_pulled(&self) -> bool {
+        self.pulled
     }
 
     /// Whether it has no tag.
@@ -147,7 +174,8 @@ impl Image {
 
     /// Whether `other`, which has the same ID, brings nothing new.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        !self.removed && other.blobs.iter().all(|blob| self.blobs.contains(blob))
+        let blobs = other.blobs.iter().all(|blob| self.blobs.contains(blob));
+        !self.removed && blobs && self.pulled >= other.pulled
     }
 
     /// Keeps what was known of the same image before: it may come again with other platforms than the first time.
@@ -157,6 +185,8 @@ impl Image {
                 self.blobs.push(*blob);
             }
         }
+        self.pulled |= known.pulled;
+        self.packed.clone_from(&known.packed);
         if !known.removed {
             self.names.clone_from(&known.names);
             (self.tagged, self.added) = (known.tagged, known.added);

@@ -29,6 +29,10 @@ fn visible(now: &Snapshot, id: &Digest) -> Option<Arc<Image>> {
 /// another one is no answer.
 fn by_name(now: &Snapshot, reference: &Reference) -> Option<Arc<Image>> {
     if let Some(digest) = reference.digest() {
+        // Pushed from here, it may have another digest in the registry than its id.
+        if let Some(id) = now.names.get(&reference.with_digest(*digest)) {
+            return visible(now, id);
+        }
         let image = visible(now, digest)?;
         return image
             .names

@@ -18,6 +18,7 @@
 //!
 //! Readers take a snapshot and never wait. Changes are made one after the other; nothing long happens in between.
 
+mod check;
 mod image;
 #[cfg(test)]
 mod kill_tests;
@@ -25,6 +26,7 @@ mod lookup;
 mod record;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -36,8 +38,12 @@ use std::{
 
 use jiff::Timestamp;
 
-pub use self::image::{Image, ImageLayer};
 use self::record::Records;
+pub use self::{
+    check::{Check, Fault, Finding, Mend, Outcome, Report},
+    image::{Image, ImageLayer},
+    usage::Part,
+};
 use super::{
     base,
     blobs::BlobStore,
@@ -49,13 +55,14 @@ use super::{
     layers::{Layer, LayerStore},
     limits::Limits,
     load::{self, Loaded, Progress, oci::Resolved},
+    manifest::Descriptor,
     partial::{Partial, Partials},
     pins::{Lease, Pins, Resource},
     reference::Reference,
     save::{self, Selected},
     trash::Trash,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, disk_usage::DiskUsage};
 
 /// How long a removal waits for the disk. What is removed has no name any more by then.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -63,6 +70,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// All images below one root. Cheap to share by [`Arc`]; every method may be called from many threads.
 #[derive(Debug)]
 pub struct ImageStore {
+    root: PathBuf,
     limits: Limits,
     blobs: BlobStore,
     partials: Partials,
@@ -79,6 +87,10 @@ pub struct ImageStore {
     holds: Arc<Mutex<HashMap<Digest, usize>>>,
     /// What could not be removed; tried again with the next removal.
     left: Mutex<Vec<Resource>>,
+    /// What layers take on disk, as far as that was asked.
+    measured: Mutex<HashMap<Digest, DiskUsage>>,
+    /// Held by the one check there may be.
+    checking: Mutex<()>,
 }
 
 /// The images at one moment.
@@ -108,6 +120,7 @@ impl ImageStore {
         let records = Records::open(root, &trash)?;
         let snapshot = records.read(&blobs, &layers, &limits)?;
         let store = Self {
+            root: root.to_owned(),
             limits,
             blobs,
             partials,
@@ -121,6 +134,8 @@ impl ImageStore {
             change: Mutex::default(),
             holds: Arc::default(),
             left: Mutex::default(),
+            measured: Mutex::default(),
+            checking: Mutex::default(),
         };
         let blobs = store.blobs.list()?.into_iter().map(Resource::Blob);
         let layers = store
@@ -324,10 +339,24 @@ impl ImageStore {
     /// # Errors
     /// [`crate::Kind::NotFound`] if there is no such image.
     pub fn remove(&self, id: &Digest) -> Result<()> {
+        match self.remove_if(id, |_| true)? {
+            true => Ok(()),
+            false => Err(Error::not_found(format!("No such image: {id}"))),
+        }
+    }
+
+    /// [`Self::remove`], if the image is there and `condition` holds, which others cannot change meanwhile. Gives whether
+    /// it was removed.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn remove_if(&self, id: &Digest, condition: impl FnOnce(&Image) -> bool) -> Result<bool> {
         let change = self.change();
         let now = self.now();
         let image = now.images.get(id).filter(|image| !image.removed).cloned();
-        let image = image.ok_or_else(|| Error::not_found(format!("No such image: {id}")))?;
+        let Some(image) = image.filter(|image| condition(image)) else {
+            return Ok(false);
+        };
         let held = self.lock_holds().contains_key(id);
         if held {
             let mut kept = Image::clone(&image);
@@ -353,7 +382,7 @@ impl ImageStore {
         if !held {
             self.collect(image.resources());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Lets go of removed images that nobody holds any more, and of content whose removal has failed before. An engine that starts holds what its containers need first.
@@ -388,6 +417,14 @@ impl ImageStore {
     /// If they cannot be listed.
     pub fn partials(&self) -> Result<Vec<Partial>> {
         self.partials.list()
+    }
+
+    /// Throws away the beginnings of blobs that nobody has gone on with for a day.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn expire(&self) -> Result<()> {
+        self.partials.expire()
     }
 
     pub(crate) fn arriving(&self) -> &Partials {
@@ -448,13 +485,20 @@ impl ImageStore {
         })
     }
 
-    /// Makes an image of what is complete on disk, and names it.
-    pub(super) fn add(&self, resolved: Resolved, keys: &[Digest], names: &[Reference]) -> Result<Loaded> {
+    /// Makes an image of what is complete on disk, and names it; `pulled` if a registry has it like this.
+    pub(super) fn add(
+        &self,
+        resolved: Resolved,
+        keys: &[Digest],
+        names: &[Reference],
+        pulled: bool,
+    ) -> Result<Loaded> {
         let layers = keys
             .iter()
             .map(|key| self.layer(key))
             .collect::<Result<Vec<_>>>()?;
         let mut image = Image::new(resolved, &layers, Timestamp::now());
+        image.pulled = pulled;
         let id = image.id;
         if self
             .now()
@@ -503,6 +547,47 @@ impl ImageStore {
             loaded.names.push(name.clone());
         }
         Ok(loaded)
+    }
+
+    /// Notes the manifest that registries get of the image `id`, which is on disk.
+    ///
+    /// # Errors
+    /// If the file system fails; [`crate::Kind::NotFound`] if there is no such image any more.
+    pub(super) fn note_packed(&self, id: &Digest, manifest: &Descriptor) -> Result<()> {
+        self.blobs.sync([&manifest.digest])?;
+        let _change = self.change();
+        let known = self.now().images.get(id).cloned();
+        let known = known.ok_or_else(|| Error::not_found(format!("No such image: {id}")))?;
+        let mut image = Image::clone(&known);
+        if let Some(old) = image.packed.replace(manifest.clone()) {
+            image.blobs.retain(|(digest, _)| *digest != old.digest);
+        }
+        image.blobs.push((manifest.digest, manifest.size));
+        self.records.write_image(&image)?;
+        self.publish(|next| {
+            next.images.insert(*id, Arc::new(image));
+        });
+        Ok(())
+    }
+
+    /// Has the manifest that registries get of the image `id` made anew when it is needed.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    fn forget_packed(&self, id: &Digest) -> Result<()> {
+        let _change = self.change();
+        let Some(known) = self.now().images.get(id).cloned() else {
+            return Ok(());
+        };
+        let mut image = Image::clone(&known);
+        if let Some(old) = image.packed.take() {
+            image.blobs.retain(|(digest, _)| *digest != old.digest);
+        }
+        self.records.write_image(&image)?;
+        self.publish(|next| {
+            next.images.insert(*id, Arc::new(image));
+        });
+        Ok(())
     }
 
     /// Gives up a lease and removes what was made under it and belongs to no image.
@@ -564,6 +649,10 @@ impl ImageStore {
 
     fn lock_left(&self) -> MutexGuard<'_, Vec<Resource>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_measured(&self) -> MutexGuard<'_, HashMap<Digest, DiskUsage>> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn used(&self) -> HashSet<Resource> {

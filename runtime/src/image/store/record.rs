@@ -24,8 +24,8 @@ const SUFFIX: &str = ".json";
 /// The directories `images` and `names`.
 #[derive(Debug)]
 pub struct Records {
-    images: PathBuf,
-    names: PathBuf,
+    pub(super) images: PathBuf,
+    pub(super) names: PathBuf,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,6 +39,10 @@ struct ImageRecord {
     added: Timestamp,
     #[serde(default)]
     removed: bool,
+    #[serde(default)]
+    pulled: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    packed: Option<Descriptor>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -133,7 +137,7 @@ impl Records {
     }
 }
 
-fn image_bytes(image: &Image) -> Result<Vec<u8>> {
+pub(super) fn image_bytes(image: &Image) -> Result<Vec<u8>> {
     let record = ImageRecord {
         target: image.target.clone(),
         manifest: image.manifest.clone(),
@@ -149,11 +153,13 @@ fn image_bytes(image: &Image) -> Result<Vec<u8>> {
         blobs: image.blobs.clone(),
         added: image.added,
         removed: image.removed,
+        pulled: image.pulled,
+        packed: image.packed.clone(),
     };
     serde_json::to_vec(&record).context(|| "cannot describe an image")
 }
 
-fn file_name(digest: &Digest) -> String {
+pub(super) fn file_name(digest: &Digest) -> String {
     format!("{}{SUFFIX}", digest.hex())
 }
 
@@ -188,6 +194,8 @@ fn read_image(path: &Path, blobs: &BlobStore, layers: &LayerStore, limits: &Limi
         added: record.added,
         blobs: record.blobs,
         removed: record.removed,
+        pulled: record.pulled,
+        packed: record.packed,
     })
 }
 
@@ -227,7 +235,7 @@ fn read_layers(
     Ok(all)
 }
 
-fn read_name(path: &Path) -> Result<(Reference, Digest, Timestamp)> {
+pub(super) fn read_name(path: &Path) -> Result<(Reference, Digest, Timestamp)> {
     let record: NameRecord = read(path)?;
     Ok((Reference::parse(&record.name)?, record.target, record.tagged))
 }

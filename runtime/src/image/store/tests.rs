@@ -111,7 +111,8 @@ fn loads_a_docker_archive() {
         (image.id, image.repo_tags()),
         (loaded.id, vec!["busybox:latest".to_owned()])
     );
-    assert_eq!(image.repo_digests(), [format!("busybox@{}", image.id)]);
+    // Its layers are not compressed: a registry would have it under another digest.
+    assert!(image.repo_digests().is_empty());
     assert_eq!(image.config.config.cmd, Some(vec!["sh".to_owned()]));
     assert_eq!(image.size(), 2);
     assert!(image.created().is_some() && !image.is_dangling());

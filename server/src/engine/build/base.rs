@@ -15,20 +15,46 @@ use super::{
 };
 use crate::engine::images;
 
+/// How often an image is looked for that others remove at the same time.
+const TRIES: u32 = 5;
+
 /// Finds an image, fetches it if it is not here or `pull` is set, and keeps it while it is built upon.
 ///
 /// # Errors
 /// Not found, in Docker's words; what the registry says.
 pub async fn find(job: &Job, name: &str, platform: &str, out: &Out) -> Result<Arc<Hold>, Failed> {
+    let mut pull = job.options.pull;
+    for _ in 1..TRIES {
+        match try_find(job, name, platform, pull, out).await? {
+            Some(hold) => return Ok(hold),
+            // It was removed as soon as it was found, and is fetched now.
+            None => pull = true,
+        }
+    }
+    let image = try_find(job, name, platform, pull, out).await?;
+    Ok(image.ok_or_else(|| Error::not_found(format!("No such image: {name}")))?)
+}
+
+/// [`find`]; `None` if the image was removed meanwhile.
+async fn try_find(
+    job: &Job,
+    name: &str,
+    platform: &str,
+    pull: bool,
+    out: &Out,
+) -> Result<Option<Arc<Hold>>, Failed> {
     let images = &job.engine.images;
     let image = match images.resolve(name) {
-        Ok(image) if !job.options.pull && fits(&image, platform) => image,
+        Ok(image) if !pull && fits(&image, platform) => image,
         // An id cannot be fetched.
         Ok(image) if Reference::parse(name).is_err() => image,
         Err(error) if error.kind() != Kind::NotFound => return Err(error.into()),
         _ => {
             fetch(job, name, platform, out).await?;
-            images.resolve(name)?
+            match images.resolve(name) {
+                Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+                image => image?,
+            }
         }
     };
     if !fits(&image, platform) {
@@ -40,7 +66,10 @@ pub async fn find(job: &Job, name: &str, platform: &str, out: &Out) -> Result<Ar
         ))
         .into());
     }
-    Ok(Arc::new(images.store().hold(&image.id)?))
+    match images.store().hold(&image.id) {
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        hold => Ok(Some(Arc::new(hold?))),
+    }
 }
 
 async fn fetch(job: &Job, name: &str, platform: &str, out: &Out) -> Result<()> {
@@ -73,7 +102,8 @@ fn credentials(header: &str, reference: &Reference) -> Credentials {
         host == domain || (hub && matches!(host, "index.docker.io" | "docker.io"))
     };
     let found = all.into_iter().find(|(key, _)| fits(key));
-    found.map(|(_, credentials)| credentials).unwrap_or_default()
+    let completed = found.and_then(|(_, credentials)| credentials.completed().ok());
+    completed.unwrap_or_default()
 }
 
 fn fits(image: &Image, platform: &str) -> bool {

@@ -235,6 +235,14 @@ impl Containers {
             .collect()
     }
 
+    /// The ids of containers whose image is lost, and the ids of these images.
+    pub fn without_image(&self) -> Vec<(String, String)> {
+        let all = self.index.all().into_iter();
+        all.filter(|container| container.image.is_none())
+            .map(|container| (container.id().to_owned(), container.identity.image.clone()))
+            .collect()
+    }
+
     /// Tells that something happened to a container.
     fn publish(&self, container: &Container, action: &str, extra: &[(&str, String)]) {
         let config = container.config();

@@ -26,6 +26,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
     sync::{Arc, Mutex, TryLockError},
+    time::Duration,
 };
 
 use berth_api::{
@@ -50,6 +51,9 @@ use self::{
 };
 use super::events::{Attributes, Events};
 
+/// How often it is looked for what has expired.
+const EXPIRY: Duration = Duration::from_secs(60 * 60);
+
 /// The engine's images. Clones are cheap and are the same images.
 #[derive(Clone, Debug)]
 pub struct Images {
@@ -58,6 +62,32 @@ pub struct Images {
     events: Arc<Events>,
     /// Held by the one clean-up there may be.
     pruning: Arc<Mutex<()>>,
+    /// Ends when the last clone goes.
+    _expiry: Arc<Expiry>,
+}
+
+/// The task that throws away what nobody goes on with.
+#[derive(Debug)]
+struct Expiry(tokio::task::JoinHandle<()>);
+
+impl Drop for Expiry {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Looks once an hour for the beginnings of blobs that are too old.
+async fn expire(store: Arc<ImageStore>) {
+    let mut hours = tokio::time::interval(EXPIRY);
+    loop {
+        hours.tick().await;
+        let store = Arc::clone(&store);
+        match tokio::task::spawn_blocking(move || store.expire()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "old partial downloads stay"),
+            Err(error) => tracing::warn!(%error, "the expiry of partial downloads was broken off"),
+        }
+    }
 }
 
 /// Tells which containers use the image of an id.
@@ -84,13 +114,15 @@ pub struct Pruned {
 }
 
 impl Images {
-    /// Opens the images below `root`.
+    /// Opens the images below `root`. To be called where tasks run.
     ///
     /// # Errors
     /// If the file system fails.
     pub fn open(root: &Path, events: Arc<Events>, registries: Settings) -> Result<Self> {
+        let store = Arc::new(ImageStore::open(root, Limits::default())?);
         Ok(Self {
-            store: Arc::new(ImageStore::open(root, Limits::default())?),
+            _expiry: Arc::new(Expiry(tokio::spawn(expire(Arc::clone(&store))))),
+            store,
             registry: Arc::new(Registry::new(registries)),
             events,
             pruning: Arc::default(),
@@ -132,10 +164,7 @@ impl Images {
                 .names
                 .iter()
                 .filter(|name| selection.shows(name))
-                .map(|name| match name.digest() {
-                    Some(_) => name.familiar(),
-                    None => name.with_digest(image.id).familiar(),
-                })
+                .filter_map(|name| image.repo_digest(name))
                 .collect();
             shown.digests.sort();
             shown.digests.dedup();
@@ -230,12 +259,18 @@ impl Images {
             let id = image.id.to_string();
             let unwanted = image.is_dangling() || !only_dangling;
             if unwanted && Self::fits_prune(&selection, &image) && users(&id).is_empty() {
-                let plan = removal::plan(&id, &image.names, Named::Id, &[], true)?;
-                pruned.items.extend(self.carry_out(&image, &plan)?);
+                // One that was named or taken away since it was looked at is somebody else's affair.
+                if self.store.remove_if(&image.id, |now| now.names == image.names)? {
+                    pruned.items.extend(self.tell_removed(&image, &image.names, true));
+                }
             }
         }
         self.store.purge()?;
         pruned.reclaimed = before.saturating_sub(self.layers_size());
+        if !only_dangling {
+            // Whoever wants nothing but what is in use does not wait for the rest of broken transfers either.
+            pruned.reclaimed += self.registry.forget_partials(&self.store)?;
+        }
         let reclaimed = Attributes::from([("reclaimed".to_owned(), pruned.reclaimed.to_string())]);
         self.events
             .publish(EventMessageType::Image, "prune", "", reclaimed);
@@ -252,29 +287,53 @@ impl Images {
     }
 
     fn carry_out(&self, image: &Image, plan: &removal::Plan) -> Result<Vec<ImageDeleteResponseItem>> {
-        let mut items = Vec::new();
+        if plan.delete && plan.untag.len() == image.names.len() {
+            // All at once, unless it was named once more meanwhile.
+            if self.store.remove_if(&image.id, |now| now.names == image.names)? {
+                return Ok(self.tell_removed(image, &plan.untag, true));
+            }
+        }
+        let mut gone = Vec::new();
         for name in &plan.untag {
             match self.store.untag(name) {
-                Ok(_) => {}
+                Ok(_) => gone.push(name.clone()),
                 // Somebody else was faster.
-                Err(error) if error.kind() == berth_runtime::Kind::NotFound => continue,
+                Err(error) if error.kind() == berth_runtime::Kind::NotFound => {}
                 Err(error) => return Err(error),
             }
-            self.publish("untag", image, &image.id.to_string());
-            items.push(ImageDeleteResponseItem {
-                untagged: name.familiar(),
-                ..ImageDeleteResponseItem::default()
-            });
         }
-        if plan.delete {
-            self.store.remove(&image.id)?;
+        let deleted = plan.delete && self.store.remove_if(&image.id, |now| now.names.is_empty())?;
+        if gone.is_empty() && !deleted {
+            return Err(Error::not_found(format!("No such image: {}", image.id)));
+        }
+        Ok(self.tell_removed(image, &gone, deleted))
+    }
+
+    /// Tells that names of an image have gone, and perhaps the image itself.
+    fn tell_removed(&self, image: &Image, gone: &[Reference], deleted: bool) -> Vec<ImageDeleteResponseItem> {
+        let mut items = Vec::new();
+        for (at, name) in gone.iter().enumerate() {
+            self.publish("untag", image, &image.id.to_string());
+            items.push(untagged(name.familiar()));
+            // With its last tag a repository loses the digest that it is known by there.
+            let later = gone.iter().skip(at + 1);
+            let stays = image.names.iter().filter(|name| !gone.contains(name));
+            let mut others = later.chain(stays);
+            if image.was_pulled()
+                && name.digest().is_none()
+                && !others.any(|other| other.same_repository(name))
+            {
+                items.extend(image.repo_digest(name).map(untagged));
+            }
+        }
+        if deleted {
             self.publish("delete", image, &image.id.to_string());
             items.push(ImageDeleteResponseItem {
                 deleted: image.id.to_string(),
                 ..ImageDeleteResponseItem::default()
             });
         }
-        Ok(items)
+        items
     }
 
     /// Tells that something happened to an image; `name` is what the event calls it.
@@ -283,6 +342,13 @@ impl Images {
         attributes.insert("name".to_owned(), name.to_owned());
         self.events
             .publish(EventMessageType::Image, action, image.id.to_string(), attributes);
+    }
+}
+
+fn untagged(name: String) -> ImageDeleteResponseItem {
+    ImageDeleteResponseItem {
+        untagged: name,
+        ..ImageDeleteResponseItem::default()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_runtime::{
     Error, Kind, Result,
     image::{Digest, Limits, Platform, Reference},
-    registry::{Credentials, Event, Found, Inspected, Listener, Pushed},
+    registry::{Credentials, Event, Found, Inspected, Listener, Pushed, Refetch},
 };
 
 use super::{Images, set_platform};
@@ -43,6 +43,7 @@ impl Images {
         credentials: &Credentials,
         listener: Arc<dyn Listener>,
     ) -> Result<()> {
+        check_reserved(repository)?;
         let tags = self.registry.tags(repository, credentials).await?;
         let mut any_newer = false;
         for tag in tags {
@@ -63,9 +64,7 @@ impl Images {
         credentials: &Credentials,
         listener: Arc<dyn Listener>,
     ) -> Result<(Digest, bool)> {
-        if reference.familiar_name() == "scratch" {
-            return Err(Error::new(Kind::Forbidden, "'scratch' is a reserved name"));
-        }
+        check_reserved(reference)?;
         let pulled = self
             .registry
             .pull(
@@ -141,6 +140,20 @@ impl Images {
             .registry
             .push(&self.store, &image, reference, credentials, listener)
             .await?;
+        if pushed.digest != image.id {
+            let name = reference.with_digest(pushed.digest);
+            let (store, id) = (Arc::clone(&self.store), image.id);
+            let named = tokio::task::spawn_blocking(move || store.tag(&id, &name)).await;
+            match named {
+                Ok(Ok(_)) => {}
+                // It was removed while it was sent.
+                Ok(Err(error)) if error.kind() == Kind::NotFound => {}
+                Ok(Err(error)) => return Err(error),
+                Err(error) => {
+                    return Err(Error::internal("noting the digest was broken off").caused_by(error));
+                }
+            }
+        }
         self.publish_transfer("push", reference, &image.id);
         Ok(pushed)
     }
@@ -162,6 +175,11 @@ impl Images {
     /// Not implemented if it offers no search.
     pub async fn search(&self, term: &str, limit: u64, credentials: &Credentials) -> Result<Vec<Found>> {
         self.registry.search(term, limit, credentials).await
+    }
+
+    /// Who fetches damaged content again; see [`berth_runtime::image::Check`].
+    pub fn refetch(&self, credentials: Credentials) -> Refetch {
+        self.registry.refetch(&self.store, credentials)
     }
 
     /// Checks credentials (API operation `SystemAuth`). Gives the identity token to use from now on, if there is one.
@@ -186,6 +204,14 @@ impl Images {
             reference.familiar(),
             attributes,
         );
+    }
+}
+
+/// Refuses the name of what is no image.
+fn check_reserved(reference: &Reference) -> Result<()> {
+    match reference.familiar_name().as_str() {
+        "scratch" => Err(Error::new(Kind::Forbidden, "'scratch' is a reserved name")),
+        _ => Ok(()),
     }
 }
 

@@ -61,7 +61,12 @@ fn by_reference(
             .cloned()
             .collect()
     } else {
-        tags.iter().filter(|tag| *tag == reference).cloned().collect()
+        let goes = |tag: &&Reference| *tag == reference;
+        let others = |tag: &&Reference| tag.same_repository(reference) && *tag != reference;
+        let last_tag = tags.iter().filter(others).all(|other| other.digest().is_some());
+        // The last tag of a repository takes its digests along.
+        let digests = tags.iter().filter(others).filter(|_| last_tag);
+        tags.iter().filter(goes).chain(digests).cloned().collect()
     };
     let last = untag.len() == tags.len();
     if let (true, false, Some(user)) = (last, force, users.first()) {
@@ -144,6 +149,21 @@ mod tests {
         let plan = plan(ID, &tags, Named::Reference(&tags[0]), &[user(true)], false).unwrap();
         assert_eq!(plan.untag, [tag("a")]);
         assert!(!plan.delete);
+    }
+
+    #[test]
+    fn the_last_tag_takes_the_digests_of_its_repository_along() {
+        let digest = tag(&format!("a@{ID}"));
+        let tags = [tag("a:1"), tag("a:2"), digest.clone(), tag("b:1")];
+        let untagged = |tags: &[Reference]| {
+            let plan = plan(ID, tags, Named::Reference(&tags[0]), &[], false).unwrap();
+            (plan.untag, plan.delete)
+        };
+        assert_eq!(untagged(&tags), (vec![tag("a:1")], false));
+        let one = [tag("a:1"), digest.clone(), tag("b:1")];
+        assert_eq!(untagged(&one), (vec![tag("a:1"), digest.clone()], false));
+        assert_eq!(untagged(&one[..2]), (one[..2].to_vec(), true));
+        assert_eq!(untagged(&[digest.clone()]), (vec![digest], true));
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use berth_api::{
     ApiVersion, Filters, SystemDataUsageQuery,
     models::{
-        ContainerSummary, ImageSummary, SystemDataUsageResponse, SystemDataUsageTypeItem as Kind, Volume,
+        ContainerSummary, ImageSummary, StorageUsage, SystemDataUsageResponse,
+        SystemDataUsageTypeItem as Kind, Volume,
     },
 };
 use berth_runtime::{Error, Result};
 
 use crate::{
-    engine::{Engine, containers, images},
+    engine::{Engine, containers, images, storage},
     failure::Reply,
 };
 
@@ -40,7 +41,16 @@ pub async fn usage(
     if asked(Kind::BuildCache) {
         usage.build_cache = Some(engine.build_cache.list());
     }
+    if query.r#type.is_empty() {
+        usage.storage = engine.storage.join(|| measure_storage(engine.clone())).await?;
+    }
     Ok(usage)
+}
+
+/// The whole data root.
+async fn measure_storage(engine: Engine) -> Result<Vec<StorageUsage>> {
+    let measured = tokio::task::spawn_blocking(move || storage::storage(&engine)).await;
+    measured.map_err(|error| Error::internal("measuring the data root was broken off").caused_by(error))?
 }
 
 /// All containers with their sizes; reads every writable layer.
