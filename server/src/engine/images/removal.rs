@@ -163,7 +163,10 @@ mod tests {
         let one = [tag("a:1"), digest.clone(), tag("b:1")];
         assert_eq!(untagged(&one), (vec![tag("a:1"), digest.clone()], false));
         assert_eq!(untagged(&one[..2]), (one[..2].to_vec(), true));
-        assert_eq!(untagged(&[digest.clone()]), (vec![digest], true));
+        assert_eq!(
+            untagged(std::slice::from_ref(&digest)),
+            (vec![digest.clone()], true)
+        );
     }
 
     #[test]
