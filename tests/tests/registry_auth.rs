@@ -302,6 +302,10 @@ async fn proxy(
                 let Ok(mut server) = TcpStream::connect(&to).await else {
                     return;
                 };
+                if line.starts_with("CONNECT ") && !line.contains(" registry.test:443 ") {
+                    let _ = client.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await;
+                    return;
+                }
                 if line.starts_with("CONNECT ") {
                     let _ = client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
                 } else {
