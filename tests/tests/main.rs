@@ -42,7 +42,7 @@ mod runtimes;
 mod stats;
 mod system;
 mod top;
-mod userns;
 mod transfers;
+mod userns;
 mod volumes;
 mod websocket;
