@@ -140,7 +140,7 @@ impl Filters {
     /// The 400 for a value of `name` that is not understood.
     pub fn bad_value(&self, name: &str) -> ErrorReply {
         let values: Vec<_> = self.values(name).collect();
-        ErrorReply::invalid(format!("invalid filter '{name}={values:?}'")).code("invalid-filter")
+        ErrorReply::invalid(format!("invalid filter '{name}=[{}]'", values.join(" "))).code("invalid-filter")
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
         assert!(value(r#"{"dangling":["0","1"]}"#).is_err());
         assert_eq!(
             value(r#"{"dangling":["maybe"]}"#),
-            Err("invalid filter 'dangling=[\"maybe\"]'".to_owned())
+            Err("invalid filter 'dangling=[maybe]'".to_owned())
         );
     }
 

@@ -125,6 +125,7 @@ fn run(spec: &str, rest: &[&str]) -> Result<u8> {
         id: &name,
         cgroup: &cgroup.0,
         nofile: None,
+        hooks: None,
         standalone: None,
     };
     let Some(second) = second else {
@@ -180,6 +181,7 @@ fn time(spec: &str, count: &str) -> Result<u8> {
             id: &name,
             cgroup: &cgroup.0,
             nofile: None,
+            hooks: None,
             standalone: None,
         };
         let mut sandbox = sandbox::create(&spec, quiet()?, &options)?;

@@ -110,6 +110,11 @@ async fn configuration_is_merged_and_changed() {
     assert_eq!(seen["RepoTags"], json!([]));
     assert_eq!(seen["Author"], "A. U. Thor");
     assert_eq!(seen["Comment"], "why");
+    // Where it comes from is known, too.
+    assert_eq!(seen["Container"], id.as_str());
+    assert_eq!(seen["ContainerConfig"]["Image"], "busybox");
+    assert_eq!(seen["ContainerConfig"]["Hostname"], id[..12]);
+    assert_eq!(seen["Parent"], image(&engine, "busybox").await["Id"]);
     assert_eq!(seen["Config"]["Cmd"], json!(["one", "two"]));
     assert_eq!(seen["Config"]["WorkingDir"], "/etc");
     let history = engine

@@ -247,8 +247,8 @@ async fn programs_that_cannot_be_run() {
     let engine = Engine::start().await;
     let id = sleeper(&engine.api).await;
     for (program, code, words) in [
-        ("nothing-like-it", 127, "executable file not found in $PATH"),
-        ("/nothing/like/it", 127, "no such file or directory"),
+        ("nothing-like-it", 126, "executable file not found in $PATH"),
+        ("/nothing/like/it", 126, "no such file or directory"),
         ("/etc/passwd", 126, "permission denied"),
         ("/etc", 126, "is a directory"),
     ] {
@@ -539,7 +539,7 @@ async fn the_docker_command_line() {
     );
     // The engine tells why in the stream.
     for (program, code, words) in [
-        ("nothing-like-it", 127, "not found"),
+        ("nothing-like-it", 126, "not found"),
         ("/etc/passwd", 126, "permission denied"),
     ] {
         let outcome = engine.docker(&["exec", &id, program]).await;

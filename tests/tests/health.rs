@@ -118,10 +118,10 @@ async fn probes_are_execs_in_the_events() {
     let id = engine.api.launch(&checked(check)).await;
     let mut probe = None;
     for action in [
-        "exec_create: true",
-        "exec_start: true",
+        "exec_create: true ",
+        "exec_start: true ",
         "exec_die",
-        "exec_create: true",
+        "exec_create: true ",
     ] {
         let event = events.record().await.expect("an event");
         assert_eq!(event["Action"], action);

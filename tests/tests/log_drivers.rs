@@ -39,7 +39,7 @@ async fn options_are_checked() {
             json!({"syslog-format": "rfc3164"}),
             "unknown log opt",
         ),
-        ("local", json!({"max-size": "-5"}), "max-size"),
+        ("local", json!({"max-size": "-5"}), "invalid size: '-5'"),
         (
             "json-file",
             json!({"max-file": "0"}),
@@ -309,7 +309,23 @@ async fn a_receiver_that_is_not_there_fails_the_start() {
             .await
             .expect(500)
             .message();
-        assert!(told.contains("failed to initialize logging driver"), "{told}");
+        // Nothing about a file: docker's command line would take it for a missing program.
+        assert_eq!(
+            told,
+            "failed to initialize logging driver: journald is not enabled on this host"
+        );
+        engine
+            .docker(&[
+                "run",
+                "--network",
+                "none",
+                "--log-driver",
+                "journald",
+                "busybox",
+                "true",
+            ])
+            .await
+            .fails(125);
     }
     engine.finish().await;
 }

@@ -12,6 +12,7 @@ mod containers;
 mod copy;
 mod crash;
 mod crash_matrix;
+mod devices;
 mod dns;
 mod docker_cli;
 mod document;

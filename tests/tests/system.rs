@@ -241,6 +241,11 @@ async fn a_hangup_reads_the_configuration_again() {
         "registry-mirrors": ["https://mirror.example"],
         "insecure-registries": ["reg.example:5000"],
         "shutdown-timeout": 3,
+        "max-concurrent-downloads": 7,
+        "max-concurrent-uploads": 8,
+        "default-shm-size": "1m",
+        "runtimes": {"other": {"path": "/usr/sbin/runc"}},
+        "default-runtime": "other",
     });
     std::fs::write(&file, new.to_string()).expect("a file");
     let mut events = engine
@@ -270,7 +275,18 @@ async fn a_hangup_reads_the_configuration_again() {
     );
     assert_eq!(told["registry-mirrors"], "[\"https://mirror.example\"]");
     assert_eq!(told["shutdown-timeout"], "3");
+    assert_eq!(told["max-concurrent-downloads"], "7");
+    assert_eq!(told["max-concurrent-uploads"], "8");
+    assert_eq!(told["default-runtime"], "other");
     let seen = info().await;
+    assert_eq!(seen["DefaultRuntime"], "other");
+    assert_eq!(seen["Runtimes"]["other"]["path"], "/usr/sbin/runc");
+    let id = engine.api.create(&hello()).await;
+    let made = engine.api.inspect(&id).await;
+    assert_eq!(
+        (&made["HostConfig"]["Runtime"], &made["HostConfig"]["ShmSize"]),
+        (&json!("other"), &json!(1 << 20))
+    );
     assert_eq!((&seen["Labels"], &seen["Debug"]), (&json!(["b=2"]), &json!(true)));
     assert_eq!(
         seen["RegistryConfig"]["Mirrors"],
@@ -288,5 +304,48 @@ async fn a_hangup_reads_the_configuration_again() {
     }
     assert_eq!(info().await["Labels"], json!(["b=2"]));
     drop(events);
+    engine.finish().await;
+}
+
+/// A container of the image that is part of the program.
+fn hello() -> Value {
+    json!({"Image": "berth/hello", "HostConfig": {"NetworkMode": "none"}})
+}
+
+#[tokio::test]
+async fn mirrors_that_a_reload_names_are_asked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("daemon.json");
+    std::fs::write(&file, "{}").expect("a file");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a socket");
+    let engine = Engine::options()
+        .flag(format!("--config-file={}", file.display()))
+        .flag("--max-download-attempts=1")
+        .start()
+        .await;
+    let mirror = format!("http://{}", listener.local_addr().expect("an address"));
+    std::fs::write(&file, json!({"registry-mirrors": [mirror]}).to_string()).expect("a file");
+    let mut events = engine
+        .api
+        .call(
+            http::Method::GET,
+            &format!("/events{}", filters(&json!({"event": ["reload"]}))),
+        )
+        .open()
+        .await;
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(engine.pid()),
+        nix::sys::signal::Signal::SIGHUP,
+    )
+    .expect("a signal");
+    events.record().await.expect("an event");
+    drop(events);
+    let pull = engine.api.post("/images/create?fromImage=some&tag=thing");
+    tokio::select! {
+        _ = pull => panic!("the mirror was not asked"),
+        asked = listener.accept() => drop(asked.expect("a connection")),
+    }
     engine.finish().await;
 }

@@ -40,6 +40,23 @@ pub struct ImageConfig {
         skip_serializing_if = "String::is_empty"
     )]
     pub docker_version: String,
+    /// Docker: the ID of the image that it was made of.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub parent: String,
+    /// Docker: the ID of the container that it was made of.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub container: String,
+    /// Docker: the configuration of that container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_config: Option<serde_json::Value>,
     /// The platform it is for.
     #[serde(default, deserialize_with = "null_as_default")]
     pub architecture: String,
@@ -257,6 +274,13 @@ impl ImageConfig {
     /// When the image was made, if that is known and makes sense.
     pub fn created(&self) -> Option<Timestamp> {
         parse_time(self.created.as_deref())
+    }
+
+    /// Forgets what it was made of, so that another image can be made of it.
+    pub fn forget_origin(&mut self) {
+        self.parent.clear();
+        self.container.clear();
+        self.container_config = None;
     }
 
     /// The platform it is for.

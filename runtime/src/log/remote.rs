@@ -19,7 +19,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use super::Stream;
-use crate::{Result, error::Context};
+use crate::{Error, Result};
 
 /// Where journald listens, on hosts that have it.
 pub const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -128,7 +128,8 @@ impl Sink {
     /// # Errors
     /// [`Kind::Internal`](crate::Kind::Internal) if the receiver cannot be reached.
     pub fn open(config: Remote) -> Result<Self> {
-        let socket = connect(&config.receiver, FIRST).context(|| "failed to initialize logging driver")?;
+        let socket =
+            connect(&config.receiver, FIRST).map_err(|error| unreachable(&config.receiver, error))?;
         Ok(Self {
             config,
             socket: Some(socket),
@@ -258,6 +259,20 @@ impl AsFd for Socket {
             Self::Udp(socket) => socket.as_fd(),
         }
     }
+}
+
+/// The error of a receiver that cannot be reached when a container starts. Clients take a text about a missing file for
+/// a missing program.
+fn unreachable(receiver: &Receiver, error: io::Error) -> Error {
+    let why = match receiver {
+        Receiver::Journald { .. } => "journald is not enabled on this host".to_owned(),
+        Receiver::Syslog(Syslog {
+            address: Address::Local,
+            ..
+        }) => "Unix syslog delivery error".to_owned(),
+        Receiver::Syslog(_) => error.to_string(),
+    };
+    Error::internal(format!("failed to initialize logging driver: {why}"))
 }
 
 /// A connection that never blocks.

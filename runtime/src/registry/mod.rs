@@ -117,6 +117,15 @@ impl Registry {
             .map(|partial| self.downloads.forget(&partial.digest, store));
         sizes.sum()
     }
+
+    /// A client with other settings that knows what this one is fetching. What is under way goes on as it began.
+    #[must_use]
+    pub fn renewed(&self, settings: Settings) -> Self {
+        Self {
+            downloads: Arc::clone(&self.downloads),
+            ..Self::new(settings)
+        }
+    }
 }
 
 /// What a transfer tells about itself.

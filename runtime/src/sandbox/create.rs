@@ -56,7 +56,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(spec: &'a Spec, options: &'a Options<'a>) -> Result<Self> {
-        refuse_unknown(spec, options.standalone.is_some())?;
+        refuse_unknown(spec, options.hooks.is_some())?;
         let process = spec
             .process()
             .as_ref()
@@ -197,8 +197,9 @@ fn in_words_of(options: &Options<'_>, error: StartError) -> StartError {
 
 /// Runs the hooks of `point`, if there may be any.
 fn run_hooks(options: &Options<'_>, point: Point, status: ContainerState, pid: i32) -> Result<()> {
-    let standalone = options.standalone;
-    standalone.map_or(Ok(()), |s| s.hooks.run(point, status, Some(pid)))
+    options
+        .hooks
+        .map_or(Ok(()), |hooks| hooks.run(point, status, Some(pid)))
 }
 
 fn run(spec: &Spec, stdio: Stdio, options: &Options<'_>) -> Result<Sandbox, StartError> {

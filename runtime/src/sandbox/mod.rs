@@ -114,7 +114,9 @@ pub struct Options<'a> {
     /// Soft and hard `RLIMIT_NOFILE` to give back to the process, if the engine raised its own and `process.rlimits`
     /// does not set one.
     pub nofile: Option<(u64, u64)>,
-    /// For a caller that does not stay; none: the caller keeps the sandbox, and hooks are refused.
+    /// Programs to run on the way, and what they are told; none: a specification with hooks is refused.
+    pub hooks: Option<&'a Hooks>,
+    /// For a caller that does not stay; none: the caller keeps the sandbox.
     pub standalone: Option<&'a Standalone<'a>>,
 }
 

@@ -17,7 +17,6 @@ use nix::sys::socket::{
 use super::{
     StartError,
     channel::{Channel, Message},
-    hooks::Hooks,
 };
 use crate::{Error, Result, error::Context, sys::process::adopt};
 
@@ -29,8 +28,6 @@ const MESSAGE_MAX: usize = 4096;
 pub struct Standalone<'a> {
     /// Where the created process waits for its start: [`Gate::listen`].
     pub gate: Option<&'a Gate>,
-    /// Programs to run on the way, and what they are told.
-    pub hooks: &'a Hooks,
     /// Descriptors from 3 on that the program gets as they are.
     pub preserve_fds: u32,
     /// Change the root by chroot(2), where pivot_root(2) is impossible: on the initial ramfs.

@@ -91,6 +91,7 @@ impl Supervisor {
             id: &self.config.id,
             cgroup: &self.cgroup,
             nofile: self.config.nofile,
+            hooks: None,
             standalone: None,
         };
         let target = self

@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use nix::sys::stat::{Mode, umask};
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{ContainerState, LinuxResources, Spec};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{FlockOperation, flock},
@@ -35,7 +35,7 @@ use crate::{
     external::External,
     failpoint::hit,
     log::Writer,
-    sandbox::{self, Options, StartError, Stdio},
+    sandbox::{self, Hooks, Options, Point, StartError, Stdio},
     sys::{memory, pages::Pages, title},
 };
 
@@ -150,6 +150,8 @@ pub(super) struct Supervisor {
     /// What the state file says.
     state: State,
     pub cgroup: Cgroup,
+    /// Programs that its specification has run.
+    hooks: Hooks,
     pub listener: Option<std::os::fd::OwnedFd>,
     pub main: Session,
     pub execs: Vec<Exec>,
@@ -228,10 +230,16 @@ impl Supervisor {
             false => Streams::pipes(config.open_stdin).map(|(ours, theirs)| (Some(ours), theirs))?,
         };
         hit("supervisor.sandbox").map_err(Error::from)?;
+        let hooks = match config.runtime {
+            None => Hooks::of(spec, &config.id, bundle.to_owned()),
+            // The program runs them itself.
+            Some(_) => Hooks::default(),
+        };
         let options = Options {
             id: &config.id,
             cgroup,
             nofile: config.nofile,
+            hooks: Some(&hooks),
             standalone: None,
         };
         let mut sandbox = match external(&config, bundle) {
@@ -263,6 +271,7 @@ impl Supervisor {
             lock: None,
             state,
             cgroup: cgroup.clone(),
+            hooks,
             listener: Some(listener),
             main: Session::new(sandbox, streams, log, config.stdin_once, limits),
             execs: Vec::new(),
@@ -328,6 +337,11 @@ impl Supervisor {
         }
         hit("supervisor.start").map_err(Error::from)?;
         self.main.sandbox.start()?;
+        let pid = Some(self.pid());
+        if let Err(error) = self.hooks.run(Point::Poststart, ContainerState::Running, pid) {
+            self.cgroup.kill_all()?;
+            return Err(error.into());
+        }
         // Too late to fail; not to die.
         let _ = hit("supervisor.started");
         let now = Timestamp::now();
@@ -388,6 +402,9 @@ impl Supervisor {
         self.main.log = None;
         self.notice_oom();
         status.oom_killed = self.oom_killed;
+        if let Err(error) = self.hooks.run(Point::Poststop, ContainerState::Stopped, None) {
+            status.error.get_or_insert_with(|| error.to_string());
+        }
         let recorded = hit("supervisor.exit-file")
             .map_err(Error::from)
             .and_then(|()| write_json(&self.bundle.join(&self.config.exit_file), &status));

@@ -31,6 +31,8 @@ const PLUGIN_DIRS: [&str; 3] = [
     "/etc/docker/plugins",
     "/usr/lib/docker/plugins",
 ];
+/// Where the Container Device Interface has descriptions of devices.
+const CDI_SPEC_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 const INSTANCE: &str = "berth";
 /// Where authorities and client certificates of registries are looked for.
 const CERTIFICATES: [&str; 2] = ["/etc/berth/certs.d", "/etc/docker/certs.d"];
@@ -90,6 +92,8 @@ pub struct Config {
     pub containers: ContainerDefaults,
     /// Directories where plugins have their sockets and addresses.
     pub plugin_dirs: Vec<PathBuf>,
+    /// Directories with descriptions of devices, those that count more last.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// How registries are spoken to.
     pub registries: Registries,
     /// Programs that containers can be run by instead of the engine's own runtime.
@@ -232,6 +236,9 @@ impl Config {
             log_format: settings.log_format.unwrap_or_default(),
             allow_plain_tcp: settings.allow_plain_tcp.unwrap_or_default(),
             shutdown_timeout: Duration::from_secs(settings.shutdown_timeout.unwrap_or(15)),
+            cdi_spec_dirs: settings
+                .cdi_spec_dirs
+                .unwrap_or_else(|| CDI_SPEC_DIRS.map(PathBuf::from).to_vec()),
             plugin_dirs: settings
                 .plugin_dirs
                 .unwrap_or_else(|| PLUGIN_DIRS.map(PathBuf::from).to_vec()),

@@ -130,6 +130,10 @@ pub struct Settings {
     /// [default: plugins in /run/docker, /etc/docker, /usr/lib/docker]
     #[arg(long = "plugin-dir", value_name = "DIR")]
     pub plugin_dirs: Option<Vec<PathBuf>>,
+    /// Directory with descriptions of devices (CDI) that containers may ask for; of two that describe the same device,
+    /// the later directory counts (repeatable) [default: /etc/cdi, /var/run/cdi]
+    #[arg(long = "cdi-spec-dir", value_name = "DIR")]
+    pub cdi_spec_dirs: Option<Vec<PathBuf>>,
     /// Registry that may be spoken to without TLS: host[:port] or a network (repeatable)
     #[arg(long = "insecure-registry", value_name = "REGISTRY")]
     pub insecure_registries: Option<Vec<String>>,

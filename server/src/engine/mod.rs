@@ -153,30 +153,57 @@ impl Engine {
         }
     }
 
-    /// Puts what may change while the engine runs into force: labels, how much is logged, how registries are spoken to
-    /// and how long an end may take. Everything else of `new` is left alone until the next start.
+    /// Puts what may change while the engine runs into force: labels, how much is logged, how registries are spoken to,
+    /// how long an end may take, the runtimes there are, and what containers get that do not say otherwise. Everything
+    /// else of `new` is left alone until the next start.
     pub fn reload(&self, new: &Config) {
         let mut config = Config::clone(&self.config.load());
         config.labels.clone_from(&new.labels);
         config.log_level = new.log_level;
-        config.registries.clone_from(&new.registries);
         config.shutdown_timeout = new.shutdown_timeout;
-        let list = |texts: &[String]| serde_json::to_string(texts).unwrap_or_default();
-        let attributes = [
-            ("debug", config.debug().to_string()),
-            ("default-runtime", "runc".to_owned()),
-            ("insecure-registries", list(&config.registries.insecure)),
-            ("labels", list(&config.labels)),
-            ("live-restore", "true".to_owned()),
-            ("name", self.host.name()),
-            ("registry-mirrors", list(&config.registries.mirrors)),
-            ("shutdown-timeout", config.shutdown_timeout.as_secs().to_string()),
-        ];
-        let attributes: Attributes = attributes.map(|(key, value)| (key.to_owned(), value)).into();
+        config.runtimes.clone_from(&new.runtimes);
+        config.default_runtime.clone_from(&new.default_runtime);
+        config.containers.shm_size = new.containers.shm_size;
+        config.cdi_spec_dirs.clone_from(&new.cdi_spec_dirs);
+        if config.registries != new.registries {
+            config.registries.clone_from(&new.registries);
+            self.images.set_registries(registries(&config));
+        }
+        self.containers.set_defaults(container_defaults(&config));
+        let mut attributes: Attributes = reloadable(&config)
+            .map(|(key, value)| (key.to_owned(), value))
+            .into();
+        attributes.insert("name".to_owned(), self.host.name());
         self.config.store(Arc::new(config));
         self.events
             .publish(EventMessageType::Daemon, "reload", &self.id, attributes);
     }
+}
+
+/// What may change while the engine runs, as the event of a reload has it.
+fn reloadable(config: &Config) -> [(&'static str, String); 14] {
+    let list = |texts: &[String]| serde_json::to_string(texts).unwrap_or_default();
+    let runtimes = config.runtimes.iter().map(|(name, runtime)| {
+        let path = runtime.path.display();
+        format!("{name}:{{{path} {}}}", serde_json::json!(runtime.arguments))
+    });
+    let registries = &config.registries;
+    [
+        ("allow-nondistributable-artifacts", list(&[])),
+        ("debug", config.debug().to_string()),
+        ("default-ipc-mode", "private".to_owned()),
+        ("default-runtime", config.default_runtime.clone()),
+        ("default-shm-size", config.containers.shm_size.to_string()),
+        ("insecure-registries", list(&registries.insecure)),
+        ("labels", list(&config.labels)),
+        ("live-restore", "true".to_owned()),
+        ("max-concurrent-downloads", registries.downloads.to_string()),
+        ("max-concurrent-uploads", registries.uploads.to_string()),
+        ("max-download-attempts", registries.attempts.to_string()),
+        ("registry-mirrors", list(&registries.mirrors)),
+        ("runtimes", runtimes.collect::<Vec<_>>().join(" ")),
+        ("shutdown-timeout", config.shutdown_timeout.as_secs().to_string()),
+    ]
 }
 
 /// What the configuration says about registries.
@@ -220,5 +247,6 @@ fn container_defaults(config: &Config, remap: Option<Remap>) -> Defaults {
         runtimes: config.runtimes.clone(),
         default_runtime: config.default_runtime.clone(),
         bridge_is_loopback: false,
+        cdi_spec_dirs: config.cdi_spec_dirs.clone(),
     }
 }

@@ -13,7 +13,7 @@ use berth_api::{
         ContainerUpdateResponse, ContainerWaitResponse, FilesystemChange,
     },
 };
-use berth_runtime::{Kind, supervisor::Streams};
+use berth_runtime::{Error, Kind, supervisor::Streams};
 
 use super::archive;
 use crate::{
@@ -138,7 +138,10 @@ impl ContainerApi for Engine {
     }
 
     async fn container_kill(&self, _: Ctx, id: String, query: ContainerKillQuery) -> Reply<()> {
-        let container = self.containers.find(&id)?;
+        let container = self
+            .containers
+            .find(&id)
+            .map_err(|error| Error::new(error.kind(), format!("cannot kill container: {id}: {error}")))?;
         Ok(self.containers.kill(&container, &id, &query.signal).await?)
     }
 

@@ -201,7 +201,6 @@ impl Making {
         let gate = Gate::listen(&directory.gate())?;
         let standalone = Standalone {
             gate: Some(&gate),
-            hooks,
             preserve_fds: preserved(self.preserve_fds),
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
@@ -210,6 +209,7 @@ impl Making {
             id: &self.id,
             cgroup,
             nofile: None,
+            hooks: Some(hooks),
             standalone: Some(&standalone),
         };
         let mut sandbox = sandbox::create(spec, stdio, &options).map_err(|e| e.error)?;

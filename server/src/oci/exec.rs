@@ -97,7 +97,6 @@ impl Exec {
         let hooks = record.hooks(&spec);
         let standalone = Standalone {
             gate: None,
-            hooks: &hooks,
             preserve_fds: preserved(self.preserve_fds),
             no_pivot: false,
             no_new_keyring: false,
@@ -106,6 +105,7 @@ impl Exec {
             id: &self.id,
             cgroup: &record.cgroup,
             nofile: None,
+            hooks: Some(&hooks),
             standalone: Some(&standalone),
         };
         let mut sandbox = sandbox::exec(target.as_fd(), &spec, &process, stdio, &options)

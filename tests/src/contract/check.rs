@@ -1,5 +1,7 @@
 //! The check of one reply: first its head, then its body or the records of its stream.
 
+use std::{fs::File, sync::LazyLock};
+
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use serde_json::Value;
 
@@ -72,6 +74,20 @@ impl Head {
     }
 }
 
+/// Where `BERTH_SEEN` names a file, it gets a line for each reply: `tests/unseen.py` tells which of the document's answers
+/// no test has seen.
+fn note(operation: &Operation, status: u16) {
+    use std::io::Write;
+    static FILE: LazyLock<Option<File>> = LazyLock::new(|| {
+        let path = std::env::var_os("BERTH_SEEN")?;
+        let file = File::options().create(true).append(true).open(&path);
+        Some(file.unwrap_or_else(|error| panic!("cannot write {path:?}: {error}")))
+    });
+    if let Some(mut file) = FILE.as_ref() {
+        writeln!(file, "{} {status}", operation.id).expect("the file takes a line");
+    }
+}
+
 impl Contract {
     /// Checks status and headers, and tells how the body has to look.
     pub fn check_head(&self, asked: &Asked<'_>, head: &Head) -> (Body, Violations) {
@@ -91,6 +107,7 @@ impl Contract {
         violations: &mut Violations,
     ) -> Body {
         let status = head.status.as_u16();
+        note(operation, status);
         if !operation.exists_in(asked.version) && head.status != StatusCode::BAD_REQUEST {
             violations.add(format!(
                 "{} does not exist in this version, yet answers {status}",

@@ -163,7 +163,7 @@ fn check_platform(text: &str) -> Result<()> {
         && parts.first().copied() != Some(Platform::host().architecture.as_str())
     {
         return Err(Error::invalid(format!(
-            "{text:?}: unknown operating system or architecture"
+            "{text:?}: unknown operating system or architecture: invalid argument"
         )));
     }
     if parts.len() > 1 && parts.first().is_some_and(|os| !os.eq_ignore_ascii_case("linux")) {

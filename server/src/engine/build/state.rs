@@ -130,6 +130,23 @@ impl State {
         format!("{} #(nop){space}{comment}", self.shell().join(" "))
     }
 
+    /// How the step that was recorded as `created_by` would look as a container: what the image has, and its command.
+    fn step_config(&self, created_by: &str) -> Option<serde_json::Value> {
+        let shell = self.shell();
+        let command = match created_by.split_once(&format!("{} ", shell.join(" "))) {
+            Some((variables, text)) => variables
+                .split_whitespace()
+                .map(str::to_owned)
+                .chain(shell)
+                .chain([text.to_owned()])
+                .collect(),
+            None => vec![created_by.to_owned()],
+        };
+        let mut config = serde_json::to_value(&self.config).ok()?;
+        config.as_object_mut()?.insert("Cmd".to_owned(), command.into());
+        Some(config)
+    }
+
     /// The configuration of the next image, whose history ends with `created_by`.
     pub fn next_config(&self, created_by: &str, empty_layer: bool) -> ImageConfig {
         let now = Timestamp::now().to_string();
@@ -141,6 +158,8 @@ impl State {
         config.config.clone_from(&self.config);
         config.author.clone_from(&self.author);
         config.comment.clear();
+        config.forget_origin();
+        config.container_config = self.step_config(created_by);
         config.created = Some(now.clone());
         config.history.push(History {
             created: Some(now),

@@ -111,6 +111,7 @@ impl Containers {
         changes::apply(&mut config, &request.changes)?;
         let names = commit::names(&request.repository, &request.tag)?;
         let upper = self.store.writable_layer(container.id()).upper;
+        let of = serde_json::to_value(container.config()).context(|| "cannot write down a configuration")?;
         let image = images.commit(&commit::Commit {
             base: base.map(|image| &**image),
             upper: Some(&upper),
@@ -118,6 +119,7 @@ impl Containers {
             author: &request.author,
             comment: &request.comment,
             created_by: &container.config().cmd.as_deref().unwrap_or_default().join(" "),
+            container: Some((container.id(), of)),
             names: &names,
         })?;
         self.publish(

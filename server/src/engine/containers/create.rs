@@ -72,7 +72,7 @@ impl Containers {
             let message = "config cannot be empty in order to create a container";
             return Err(Error::invalid(message));
         }
-        let mut checked = validate::create(request, version, &self.host, &self.defaults, self)?;
+        let mut checked = validate::create(request, version, &self.host, &self.defaults.load(), self)?;
         let image = self.resolve_image(&mut checked, platform)?;
         let id = names::new_id();
         checked.set_hostname(&id)?;

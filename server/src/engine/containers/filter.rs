@@ -13,7 +13,7 @@ use super::{
     index::Index,
     model::{Container, Details},
     summary,
-    validate::MountSource,
+    validate::{MountSource, ports},
 };
 
 /// The filters of a list, read once.
@@ -147,12 +147,7 @@ impl Selection {
             return true;
         }
         // What was asked for, whether the container runs or not.
-        let exposed = container
-            .config()
-            .exposed_ports
-            .iter()
-            .flatten()
-            .map(|(port, _)| port);
+        let exposed = ports::exposed(container.config());
         let bound = details.host_config.port_bindings.iter();
         let published = bound.flat_map(|(port, bindings)| {
             let host_ports = bindings
@@ -163,7 +158,7 @@ impl Selection {
         });
         self.expose
             .iter()
-            .any(|wanted| exposed.clone().any(|port| wanted.fits(None, port)))
+            .any(|wanted| exposed.iter().any(|port| wanted.fits(None, port)))
             || published
                 .clone()
                 .any(|(port, number)| self.publish.iter().any(|w| w.fits(Some(number), port)))

@@ -113,7 +113,10 @@ fn network_settings(container: &Container, details: &Details) -> NetworkSettings
         networks: (*details.networks).clone(),
         ..NetworkSettings::default()
     };
-    add_aliases(container, &mut settings.networks);
+    // They are given when the container is connected, and so not before its first start.
+    if details.state.started_at.is_some() {
+        add_aliases(container, &mut settings.networks);
+    }
     if details.state.has_process() {
         settings.sandbox_id = container.id().to_owned();
         settings.sandbox_key = format!("/proc/{}/ns/net", details.state.pid);

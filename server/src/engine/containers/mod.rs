@@ -60,6 +60,7 @@ mod websocket;
 
 use std::{ops::Deref, path::Path, sync::Arc};
 
+use arc_swap::ArcSwap;
 use berth_api::models::EventMessageType;
 use berth_runtime::{Error, Result, image::ImageStore, supervisor::Spawner, userns::UserNamespace};
 use tokio_util::task::TaskTracker;
@@ -101,7 +102,7 @@ pub struct Shared {
     /// What this host can do.
     host: Host,
     /// What requests leave to the engine.
-    defaults: Defaults,
+    defaults: ArcSwap<Defaults>,
     /// Every task that belongs to a container.
     tasks: TaskTracker,
     /// Further processes in containers.
@@ -182,7 +183,7 @@ impl Containers {
             volumes: parts.volumes,
             networks: parts.networks,
             host: parts.host,
-            defaults: parts.defaults,
+            defaults: ArcSwap::from_pointee(parts.defaults),
             tasks: TaskTracker::new(),
             execs: Execs::default(),
             samplers: Samplers::default(),
@@ -190,6 +191,11 @@ impl Containers {
         }));
         containers.restore().await?;
         Ok(containers)
+    }
+
+    /// Changes what requests leave to the engine, for all that come from now on.
+    pub fn set_defaults(&self, defaults: Defaults) {
+        self.defaults.store(Arc::new(defaults));
     }
 
     /// The container meant by a full id, a name, or a unique beginning of an id.

@@ -15,7 +15,7 @@ use super::{
     Containers, blocking,
     model::{Container, Details},
     store::Sync,
-    validate::modes::NetworkMode,
+    validate::{self, modes::NetworkMode},
 };
 use crate::engine::{
     networks::{
@@ -331,15 +331,9 @@ fn host_conflict() -> Error {
 
 /// What a container wants to be published.
 fn wanted(container: &Container, details: &Details) -> Result<Wanted> {
-    let exposed = container
-        .config()
-        .exposed_ports
-        .iter()
-        .flatten()
-        .map(|(port, _)| port);
     Wanted::read(
         &details.host_config.port_bindings,
-        exposed,
+        validate::ports::exposed(container.config()).iter(),
         details.host_config.publish_all_ports,
     )
 }

@@ -80,6 +80,7 @@ impl Containers {
                 None => Owner::New(&remap.map),
             }),
         )?;
+        self.tell_mounted(container, &mounts);
         let links = self.linked(&details)?;
         hit("prepare.files")?;
         files::write(
@@ -132,7 +133,7 @@ impl Containers {
             },
             ids: remap.map(|remap| &*remap.map),
             host: &self.host,
-            defaults: &self.defaults,
+            defaults: &self.defaults.load(),
         })?;
         write_spec(bundle, &spec)?;
         let config = self.supervisor_config(container, &details)?;
@@ -192,7 +193,7 @@ impl Containers {
 
     /// The program that `name` stands for; none for the engine's own runtime.
     fn runtime(&self, name: &str) -> Result<Option<Runtime>> {
-        match self.defaults.runtimes.get(name) {
+        match self.defaults.load().runtimes.get(name) {
             Some(runtime) => Ok(Some(runtime.clone())),
             None if name.is_empty() || OWN_RUNTIMES.contains(&name) => Ok(None),
             // Taken out of the configuration after the container was created.
@@ -260,7 +261,7 @@ impl Containers {
     pub(super) fn cgroup_path(&self, container: &Container) -> (String, String) {
         let own = container.now().host_config.cgroup_parent.clone();
         let parent = if own.is_empty() {
-            self.defaults.cgroup_parent.clone()
+            self.defaults.load().cgroup_parent.clone()
         } else {
             own
         };

@@ -15,7 +15,7 @@ impl Containers {
         if name.is_empty() {
             return Err(Error::invalid("Neither old nor new names may be empty"));
         }
-        let name = names::check(name)?;
+        let name = names::check(name).map_err(allocating)?;
         let _operation = container.operation.lock().await;
         let old = container.now().name.clone();
         if name == old {
@@ -29,7 +29,7 @@ impl Containers {
                 container.id()
             )));
         }
-        let reserved = self.index.reserve(name, container.id())?;
+        let reserved = self.index.reserve(name, container.id()).map_err(allocating)?;
         container.change(|details| name.clone_into(&mut details.name));
         if let Err(error) = self.save(container, Sync::Yes).await {
             container.change(|details| details.name = old);
@@ -46,4 +46,12 @@ impl Containers {
         self.publish(container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }
+}
+
+/// The error of a new name, in Docker's words.
+fn allocating(error: Error) -> Error {
+    Error::new(
+        error.kind(),
+        format!("Error when allocating new name: {}", error.message()),
+    )
 }

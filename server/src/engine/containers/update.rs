@@ -39,13 +39,14 @@ impl Containers {
         resources::check(&mut asked, resources::Purpose::Update, &self.host, &mut warnings)?;
         let old = Arc::clone(&container.now().host_config);
         let mut new = HostConfig::clone(&old);
-        apply_limits(&mut new, &asked, request.pids_limit)?;
+        let refused = |error: Error| refused(container, &error);
+        apply_limits(&mut new, &asked, request.pids_limit).map_err(refused)?;
         if let Some(mut policy) = request
             .restart_policy
             .filter(|policy| policy.name != RestartPolicyName::Empty)
         {
             host::restart_policy(&mut policy)?;
-            apply_policy(&mut new, policy)?;
+            apply_policy(&mut new, policy).map_err(refused)?;
         }
         let new = Arc::new(new);
         self.put_in_force(container, &new).await?;
@@ -84,6 +85,14 @@ impl Containers {
             }),
         }
     }
+}
+
+/// What clashes with the settings that a container has, in Docker's words.
+fn refused(container: &Container, error: &Error) -> Error {
+    Error::new(
+        error.kind(),
+        format!("Cannot update container {}: {}", container.id(), error.message()),
+    )
 }
 
 /// The limits of an update in the form in which they are checked.

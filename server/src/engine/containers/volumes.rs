@@ -151,7 +151,6 @@ impl Containers {
     pub(super) fn mount_volumes(&self, container: &Container) -> Result<Vec<MountPoint>> {
         let mut mounts = (*container.now().mounts).clone();
         for point in &mut mounts {
-            let (destination, read_only) = (point.destination.clone(), point.read_only);
             let MountSource::Volume(volume) = &mut point.source else {
                 continue;
             };
@@ -162,16 +161,25 @@ impl Containers {
                 // What is missing is not what the request is about.
                 .map_err(|error| Error::internal(error.to_string()))?;
             volume.path = Some(path);
+        }
+        Ok(mounts)
+    }
+
+    /// Tells that the volumes among `mounts` are mounted for a container.
+    pub(super) fn tell_mounted(&self, container: &Container, mounts: &[MountPoint]) {
+        for point in mounts {
+            let MountSource::Volume(volume) = &point.source else {
+                continue;
+            };
             let event = [
                 ("container", container.id()),
-                ("destination", &destination),
-                ("read/write", if read_only { "false" } else { "true" }),
+                ("destination", &point.destination),
+                ("read/write", if point.read_only { "false" } else { "true" }),
                 ("propagation", ""),
             ];
             self.volumes
                 .publish("mount", &volume.name, &volume.driver, &event);
         }
-        Ok(mounts)
     }
 
     /// Undoes [`Containers::mount_volumes`] after a run or a failed start. Blocks.

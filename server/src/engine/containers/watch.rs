@@ -92,9 +92,9 @@ impl Containers {
         // No answer is outstanding once the events have been dropped, so this is no long wait.
         drop(run.signalling.lock().await);
         self.execs_ended(container);
-        self.let_go_of_volumes(container).await;
         let exit_code = i64::from(status.exit_code);
         self.leave_networks(container).await;
+        self.let_go_of_volumes(container).await;
         let next = self.decide(container, status);
         let restarting = matches!(next, Next::Restart(..));
         let started_at = container.now().state.started_at;

@@ -26,6 +26,8 @@ pub struct Commit<'a> {
     pub comment: &'a str,
     /// The command that made it, for its history.
     pub created_by: &'a str,
+    /// The container it is made of and its configuration, if it is made of one.
+    pub container: Option<(&'a str, serde_json::Value)>,
     /// The names it gets.
     pub names: &'a [Reference],
 }
@@ -52,6 +54,12 @@ impl Images {
             config: commit.config.clone(),
             ..config
         };
+        config.forget_origin();
+        if let Some((id, container)) = &commit.container {
+            config.parent = base.map(|base| base.id.to_string()).unwrap_or_default();
+            (*id).clone_into(&mut config.container);
+            config.container_config = Some(container.clone());
+        }
         config.history.push(History {
             created: Some(now),
             created_by: commit.created_by.to_owned(),

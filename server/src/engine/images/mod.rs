@@ -29,6 +29,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use berth_api::{
     ApiVersion, Filters,
     models::{
@@ -58,7 +59,8 @@ const EXPIRY: Duration = Duration::from_secs(60 * 60);
 #[derive(Clone, Debug)]
 pub struct Images {
     store: Arc<ImageStore>,
-    registry: Arc<Registry>,
+    /// Replaced as a whole when the settings of registries change.
+    registry: Arc<ArcSwap<Registry>>,
     events: Arc<Events>,
     /// Held by the one clean-up there may be.
     pruning: Arc<Mutex<()>>,
@@ -123,10 +125,21 @@ impl Images {
         Ok(Self {
             _expiry: Arc::new(Expiry(tokio::spawn(expire(Arc::clone(&store))))),
             store,
-            registry: Arc::new(Registry::new(registries)),
+            registry: Arc::new(ArcSwap::from_pointee(Registry::new(registries))),
             events,
             pruning: Arc::default(),
         })
+    }
+
+    /// Has registries spoken to in another way from now on.
+    pub fn set_registries(&self, settings: Settings) {
+        let renewed = self.registry.load().renewed(settings);
+        self.registry.store(Arc::new(renewed));
+    }
+
+    /// The client of registries as it is now.
+    fn registry(&self) -> Arc<Registry> {
+        self.registry.load_full()
     }
 
     /// The content behind the images.
@@ -189,7 +202,13 @@ impl Images {
     /// # Errors
     /// As [`Self::resolve`].
     pub fn inspect(&self, name: &str) -> Result<ImageInspect> {
-        Ok(views::inspect(&shown(&*self.resolve(name)?)))
+        let image = self.resolve(name)?;
+        let mut shown = shown(&image);
+        let parent = image.config.parent.parse().ok();
+        if parent.is_some_and(|parent| self.store.get(&parent).is_some()) {
+            shown.parent.clone_from(&image.config.parent);
+        }
+        Ok(views::inspect(&shown))
     }
 
     /// The steps that made an image, newest first.
@@ -269,7 +288,7 @@ impl Images {
         pruned.reclaimed = before.saturating_sub(self.layers_size());
         if !only_dangling {
             // Whoever wants nothing but what is in use does not wait for the rest of broken transfers either.
-            pruned.reclaimed += self.registry.forget_partials(&self.store)?;
+            pruned.reclaimed += self.registry().forget_partials(&self.store)?;
         }
         let reclaimed = Attributes::from([("reclaimed".to_owned(), pruned.reclaimed.to_string())]);
         self.events
@@ -416,6 +435,7 @@ fn shown(image: &Image) -> Shown<'_> {
         tags: tags(image),
         digests: image.repo_digests(),
         last_tagged: image.tagged,
+        parent: String::new(),
     }
 }
 

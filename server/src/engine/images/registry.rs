@@ -44,7 +44,7 @@ impl Images {
         listener: Arc<dyn Listener>,
     ) -> Result<()> {
         check_reserved(repository)?;
-        let tags = self.registry.tags(repository, credentials).await?;
+        let tags = self.registry().tags(repository, credentials).await?;
         let mut any_newer = false;
         for tag in tags {
             let reference = repository.with_tag(&tag)?;
@@ -66,7 +66,7 @@ impl Images {
     ) -> Result<(Digest, bool)> {
         check_reserved(reference)?;
         let pulled = self
-            .registry
+            .registry()
             .pull(
                 &self.store,
                 reference,
@@ -137,7 +137,7 @@ impl Images {
             ))
         })?;
         let pushed = self
-            .registry
+            .registry()
             .push(&self.store, &image, reference, credentials, listener)
             .await?;
         if pushed.digest != image.id {
@@ -164,7 +164,7 @@ impl Images {
     /// Invalid for a malformed name; unauthorized, forbidden and not found if the registry says so.
     pub async fn inspect_remote(&self, name: &str, credentials: &Credentials) -> Result<Inspected> {
         let reference = Reference::parse(name)?;
-        self.registry
+        self.registry()
             .inspect(&reference, credentials, &Limits::default())
             .await
     }
@@ -174,12 +174,12 @@ impl Images {
     /// # Errors
     /// Not implemented if it offers no search.
     pub async fn search(&self, term: &str, limit: u64, credentials: &Credentials) -> Result<Vec<Found>> {
-        self.registry.search(term, limit, credentials).await
+        self.registry().search(term, limit, credentials).await
     }
 
     /// Who fetches damaged content again; see [`berth_runtime::image::Check`].
     pub fn refetch(&self, credentials: Credentials) -> Refetch {
-        self.registry.refetch(&self.store, credentials)
+        self.registry().refetch(&self.store, credentials)
     }
 
     /// Checks credentials (API operation `SystemAuth`). Gives the identity token to use from now on, if there is one.
@@ -187,7 +187,7 @@ impl Images {
     /// # Errors
     /// Unauthorized if the registry refuses them.
     pub async fn login(&self, credentials: &Credentials) -> Result<String> {
-        self.registry.login(credentials).await
+        self.registry().login(credentials).await
     }
 
     /// Tells that an image came or went: the event is called by the name with the tag.

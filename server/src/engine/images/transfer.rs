@@ -175,7 +175,13 @@ impl Images {
     }
 }
 
-/// Takes `os[/architecture[/variant]]` into a configuration.
+/// Words that are an operating system when they stand alone, and those that are an architecture of Linux.
+const OPERATING_SYSTEMS: [&str; 6] = ["linux", "windows", "darwin", "freebsd", "openbsd", "netbsd"];
+const ARCHITECTURES: [&str; 10] = [
+    "386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x", "wasm",
+];
+
+/// Takes `os[/architecture[/variant]]`, or an architecture alone, into a configuration.
 pub(super) fn set_platform(config: &mut ImageConfig, text: &str) -> Result<()> {
     if text.is_empty() {
         return Ok(());
@@ -185,6 +191,18 @@ pub(super) fn set_platform(config: &mut ImageConfig, text: &str) -> Result<()> {
         return Err(Error::invalid(format!(
             "invalid platform {text:?}: write os/architecture, like linux/amd64"
         )));
+    }
+    if let [word] = parts[..]
+        && !OPERATING_SYSTEMS.contains(&word)
+    {
+        if !ARCHITECTURES.contains(&word) {
+            return Err(Error::invalid(format!(
+                "{text:?}: unknown operating system or architecture: invalid argument"
+            )));
+        }
+        "linux".clone_into(&mut config.os);
+        word.clone_into(&mut config.architecture);
+        return Ok(());
     }
     if parts[0] != "linux" {
         return Err(Error::invalid(format!(

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use berth_api::{
     ApiVersion,
     models::{
-        EmptyObject, GraphDriverData, HealthConfig, ImageConfig as ShownConfig, ImageHistoryResponseItem,
-        ImageInspect, ImageInspectMetadata, ImageInspectRootFS, ImageSummary,
+        ContainerConfig, EmptyObject, GraphDriverData, HealthConfig, ImageConfig as ShownConfig,
+        ImageHistoryResponseItem, ImageInspect, ImageInspectMetadata, ImageInspectRootFS, ImageSummary,
     },
+    read,
 };
 use berth_runtime::image::{Empty, Healthcheck, ImageConfig, Reference, RunConfig};
 use jiff::Timestamp;
@@ -27,6 +28,8 @@ pub(super) struct Shown<'a> {
     /// `repository@digest` of each repository that has the image.
     pub(super) digests: Vec<String>,
     pub(super) last_tagged: Option<Timestamp>,
+    /// The ID of the image it was made of, if that is here.
+    pub(super) parent: String,
 }
 
 /// Seconds since 1970; 0 if the image does not say when it was made.
@@ -72,6 +75,8 @@ pub(super) fn inspect(image: &Shown<'_>) -> ImageInspect {
         author: config.author.clone(),
         comment: comment(config),
         config: shown_config(&config.config),
+        container: config.container.clone(),
+        container_config: container_config(config),
         created: config
             .created
             .clone()
@@ -87,6 +92,7 @@ pub(super) fn inspect(image: &Shown<'_>) -> ImageInspect {
         },
         os: config.os.clone(),
         os_version: config.os_version.clone().unwrap_or_default(),
+        parent: image.parent.clone(),
         repo_digests: image.digests.clone(),
         repo_tags: texts(&image.tags),
         root_fs: ImageInspectRootFS {
@@ -98,6 +104,15 @@ pub(super) fn inspect(image: &Shown<'_>) -> ImageInspect {
         virtual_size: bytes(image.size),
         ..ImageInspect::default()
     }
+}
+
+/// The configuration of the container that an image was made of. What is stored may be from anywhere; what makes no sense
+/// is left out.
+fn container_config(config: &ImageConfig) -> ContainerConfig {
+    let stored = config.container_config.clone();
+    stored
+        .and_then(|value| read::read_value(value, ApiVersion::NEWEST).ok())
+        .unwrap_or_default()
 }
 
 /// The image's own comment, or the one of its last step.

@@ -118,7 +118,10 @@ impl Exec {
 
     /// Its words, joined by blanks, as events show them.
     pub fn command(&self) -> String {
-        self.setup.args.join(" ")
+        match self.setup.args.split_first() {
+            Some((program, arguments)) => format!("{program} {}", arguments.join(" ")),
+            None => String::new(),
+        }
     }
 
     /// Its state as it is now.

@@ -23,6 +23,10 @@ use super::{
     files,
 };
 
+/// Exit code of an exec that could not be run, whatever the reason: for containers a program that is not there has
+/// another one (127), for execs it has not.
+const NOT_RUN: i32 = 126;
+
 /// How a client starts an exec.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExecStart {
@@ -174,11 +178,7 @@ impl Containers {
 
     /// The exec could not be run. Its container may have ended meanwhile.
     async fn exec_failed(&self, container: &Arc<Container>, exec: &Arc<Exec>, failure: &Failure) {
-        let exit_code = match failure.code {
-            0 => 126,
-            code => code,
-        };
-        if !exec.end(i64::from(exit_code)) {
+        if !exec.end(i64::from(NOT_RUN)) {
             return;
         }
         if exec.probe {
@@ -191,7 +191,7 @@ impl Containers {
         };
         let status = ExitStatus {
             pid: 0,
-            exit_code,
+            exit_code: NOT_RUN,
             signal: None,
             oom_killed: false,
             started_at: None,

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_api::models::{DeviceMapping, DeviceRequest, HostConfig};
+use berth_api::models::{DeviceMapping, HostConfig};
 use berth_runtime::{Error, Result, sandbox::defaults};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup};
 
@@ -18,10 +18,8 @@ const MAX_DEPTH: usize = 16;
 /// host's.
 ///
 /// # Errors
-/// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for a device that is not there, and for a request to a device
-/// driver, of which there are none.
+/// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for a device that is not there.
 pub(super) fn nodes(config: &HostConfig) -> Result<Vec<LinuxDevice>> {
-    refuse_requests(config.device_requests.as_deref().unwrap_or_default())?;
     let mut nodes = if config.privileged {
         defaults::host_devices()?
     } else {
@@ -103,19 +101,4 @@ fn below(directory: &Path, in_container: &Path, depth: usize, found: &mut Vec<Li
             found.push(device);
         }
     }
-}
-
-fn refuse_requests(requests: &[DeviceRequest]) -> Result<()> {
-    let Some(request) = requests.first() else {
-        return Ok(());
-    };
-    let alternatives = request.capabilities.iter().flatten();
-    let capabilities: Vec<String> = alternatives
-        .map(|names| format!("[{}]", names.join(" ")))
-        .collect();
-    Err(Error::invalid(format!(
-        "could not select device driver {:?} with capabilities: [{}]",
-        request.driver,
-        capabilities.join(" ")
-    )))
 }

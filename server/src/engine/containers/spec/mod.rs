@@ -10,12 +10,14 @@
 //! | [`namespaces`] | `linux.namespaces` |
 //! | [`sysctls`] | `linux.sysctl` |
 //! | [`devices`] | `linux.devices` and their rules |
+//! | [`cdi`] | what devices need that vendors describe |
 //! | [`resources`] | `linux.resources` |
 //! | [`seccomp`] | `linux.seccomp` |
 //!
 //! Labels of an image or container never influence a specification; annotations are passed on, except those that the
 //! sandbox itself acts on.
 
+pub mod cdi;
 pub mod devices;
 pub mod files;
 pub mod mounts;
@@ -231,6 +233,10 @@ pub fn build(input: &Input<'_>) -> Result<Spec> {
         )
         .set_annotations(Some(annotations))
         .set_linux(Some(linux));
+    let requests = container.host_config.device_requests.as_deref();
+    if let Some(requests) = requests.filter(|requests| !requests.is_empty()) {
+        cdi::Edits::of(requests, &input.defaults.cdi_spec_dirs)?.apply(&mut spec)?;
+    }
     Ok(spec)
 }
 

@@ -77,8 +77,12 @@ pub fn parse(text: &str, volume_driver: &str) -> Result<(MountPoint, bool)> {
         _ => return Err(invalid()),
     };
     let modes = Modes::parse(mode)?;
-    let destination = check_destination(destination)
-        .map_err(|error| Error::invalid(format!("invalid volume specification: '{text}': {error}")))?;
+    let destination = check_destination(destination).map_err(|error| {
+        let kind = if source.starts_with('/') { "bind" } else { "volume" };
+        Error::invalid(format!(
+            "invalid volume specification: '{text}': invalid mount config for type \"{kind}\": {error}"
+        ))
+    })?;
     let is_bind = source.starts_with('/');
     check_proc(&destination, is_bind)?;
     let source = if is_bind {
@@ -190,19 +194,19 @@ mod tests {
             ("/a:/b:ro,", "invalid mode: ro,"),
             (
                 "/a:/",
-                "invalid volume specification: '/a:/': invalid specification: destination can't be '/'",
+                "invalid volume specification: '/a:/': invalid mount config for type \"bind\": invalid specification: destination can't be '/'",
             ),
             (
                 "/a:/b/..",
-                "invalid volume specification: '/a:/b/..': invalid specification: destination can't be '/'",
+                "invalid volume specification: '/a:/b/..': invalid mount config for type \"bind\": invalid specification: destination can't be '/'",
             ),
             (
                 "/a:b",
-                "invalid volume specification: '/a:b': invalid mount path: 'b' mount path must be absolute",
+                "invalid volume specification: '/a:b': invalid mount config for type \"bind\": invalid mount path: 'b' mount path must be absolute",
             ),
             (
                 "a",
-                "invalid volume specification: 'a': invalid mount path: 'a' mount path must be absolute",
+                "invalid volume specification: 'a': invalid mount config for type \"volume\": invalid mount path: 'a' mount path must be absolute",
             ),
             (
                 "/a:/proc/self",

@@ -77,6 +77,8 @@ pub struct Defaults {
     pub runtimes: BTreeMap<String, Runtime>,
     /// Name of the runtime of containers that name none.
     pub default_runtime: String,
+    /// Directories with descriptions of devices, those that count more last.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
 impl Default for Defaults {
@@ -97,6 +99,7 @@ impl Default for Defaults {
             bridge_is_loopback: false,
             runtimes: BTreeMap::new(),
             default_runtime: OWN_RUNTIMES[0].to_owned(),
+            cdi_spec_dirs: Vec::new(),
         }
     }
 }

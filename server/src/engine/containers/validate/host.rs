@@ -1,11 +1,13 @@
 //! The settings of `HostConfig` that stand for themselves.
 
+use std::collections::BTreeMap;
+
 use berth_api::models::{
     HostConfig, HostConfigCgroupnsMode, HostConfigIsolation, RestartPolicy, RestartPolicyName,
 };
 use berth_runtime::{Error, Result};
 
-use crate::config::OWN_RUNTIMES;
+use crate::config::{OWN_RUNTIMES, size};
 
 use super::{
     Lookup, capabilities, devices,
@@ -196,12 +198,7 @@ fn names(config: &mut HostConfig, defaults: &Defaults) -> Result<()> {
             config.runtime
         )));
     }
-    if !config.storage_opt.is_empty() {
-        return Err(Error::invalid(
-            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option, which this engine does \
-             not use: leave StorageOpt out",
-        ));
-    }
+    storage_options(&config.storage_opt)?;
     let parent = &config.cgroup_parent;
     let bad = parent.len() > MAX_CGROUP_PARENT
         || parent.contains(char::is_control)
@@ -215,6 +212,24 @@ fn names(config: &mut HostConfig, defaults: &Defaults) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// There is one option, a size, and the engine sets no quotas.
+fn storage_options(options: &BTreeMap<String, String>) -> Result<()> {
+    for (name, value) in options {
+        if !name.eq_ignore_ascii_case("size") {
+            return Err(Error::invalid(format!("unknown option {name}")));
+        }
+        if size::parse(value).is_err() {
+            return Err(Error::invalid(format!("invalid size: '{value}'")));
+        }
+    }
+    match options.is_empty() {
+        true => Ok(()),
+        false => Err(Error::invalid(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+        )),
+    }
 }
 
 fn numbers(config: &mut HostConfig, defaults: &Defaults) -> Result<()> {

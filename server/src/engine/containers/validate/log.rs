@@ -143,10 +143,10 @@ impl LogSettings {
         let (max_size, max_file) = bounds(options)?;
         let compress = match options.get("compress") {
             None => driver == LogDriver::Local,
-            Some(text) => boolean(text).ok_or_else(|| bad_option("compress", text))?,
+            Some(text) => boolean(text).ok_or_else(|| not_parsed("ParseBool", text))?,
         };
         if options.contains_key("compress") && compress && (max_file < 2 || max_size == 0) {
-            return Err(Error::invalid(
+            return Err(bad_value(
                 "compress cannot be true when max-file is less than 2 or max-size is not set",
             ));
         }
@@ -186,22 +186,29 @@ impl LogDriver {
     }
 }
 
-fn bad_option(name: &str, value: &str) -> Error {
-    Error::invalid(format!("invalid value for log opt '{name}': {value:?}"))
+/// What is wrong with the value of an option, in Docker's words.
+fn bad_value(why: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("failed to initialize logging driver: {why}"))
+}
+
+fn bad_size(text: &str) -> Error {
+    bad_value(format!("invalid size: '{text}'"))
+}
+
+fn not_parsed(function: &str, text: &str) -> Error {
+    bad_value(format!("strconv.{function}: parsing {text:?}: invalid syntax"))
 }
 
 /// `max-size` and `max-file`. Without either a log is bounded by the engine's own default.
 fn bounds(options: &BTreeMap<String, String>) -> Result<(u64, u32)> {
     let size = options.get("max-size").map(|text| match text.as_str() {
         "-1" => Ok(0),
-        _ => size(text)
-            .filter(|size| *size > 0)
-            .ok_or_else(|| bad_option("max-size", text)),
+        _ => size(text).filter(|size| *size > 0).ok_or_else(|| bad_size(text)),
     });
-    let files = options.get("max-file").map(|text| match text.parse::<u32>() {
-        Ok(0) => Err(Error::invalid("max-file cannot be less than 1")),
-        Ok(files) => Ok(files),
-        Err(_) => Err(bad_option("max-file", text)),
+    let files = options.get("max-file").map(|text| match text.parse::<i64>() {
+        Ok(..1) => Err(bad_value("max-file cannot be less than 1")),
+        Ok(files) => Ok(u32::try_from(files).unwrap_or(u32::MAX)),
+        Err(_) => Err(not_parsed("Atoi", text)),
     });
     Ok(match (size.transpose()?, files.transpose()?) {
         (None, None) => (DEFAULT_SIZE, DEFAULT_FILES),
@@ -224,7 +231,11 @@ fn check_mode(options: &BTreeMap<String, String>) -> Result<()> {
                 "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
             ));
         }
-        size(text).ok_or_else(|| bad_option("max-buffer-size", text))?;
+        size(text).ok_or_else(|| {
+            Error::invalid(format!(
+                "error parsing option max-buffer-size: invalid size: '{text}'"
+            ))
+        })?;
     }
     Ok(())
 }
@@ -460,27 +471,27 @@ mod tests {
         );
         assert_eq!(
             error("json-file", &[("max-size", "x")]),
-            "invalid value for log opt 'max-size': \"x\""
+            "failed to initialize logging driver: invalid size: 'x'"
         );
         assert_eq!(
             error("json-file", &[("max-size", "0")]),
-            "invalid value for log opt 'max-size': \"0\""
+            "failed to initialize logging driver: invalid size: '0'"
         );
         assert_eq!(
             error("json-file", &[("max-file", "0")]),
-            "max-file cannot be less than 1"
+            "failed to initialize logging driver: max-file cannot be less than 1"
         );
         assert_eq!(
             error("json-file", &[("max-file", "-1")]),
-            "invalid value for log opt 'max-file': \"-1\""
+            "failed to initialize logging driver: max-file cannot be less than 1"
         );
         assert_eq!(
             error("json-file", &[("compress", "yes")]),
-            "invalid value for log opt 'compress': \"yes\""
+            "failed to initialize logging driver: strconv.ParseBool: parsing \"yes\": invalid syntax"
         );
         assert!(
             error("json-file", &[("compress", "true"), ("max-size", "1m")])
-                .starts_with("compress cannot be true")
+                .contains(": compress cannot be true")
         );
         assert_eq!(
             error("json-file", &[("mode", "x")]),

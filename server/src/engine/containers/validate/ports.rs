@@ -1,11 +1,8 @@
 //! Ports: keys such as `80/tcp`, and where they are published.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
-use berth_api::{
-    EmptyObject,
-    models::{PortBinding, PortMap},
-};
+use berth_api::models::{ContainerConfig, PortBinding, PortMap};
 use berth_runtime::{Error, Result};
 
 /// The full form `port/protocol` of a port key; without a protocol it is tcp.
@@ -31,15 +28,10 @@ fn number(text: &str) -> Option<u16> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// `ExposedPorts` with full keys.
-///
-/// # Errors
-/// As [`key`].
-pub fn exposed(ports: &BTreeMap<String, EmptyObject>) -> Result<BTreeMap<String, EmptyObject>> {
-    ports
-        .keys()
-        .map(|port| Ok((key(port)?, EmptyObject {})))
-        .collect()
+/// The full keys of `ExposedPorts`, which may be written short.
+pub fn exposed(config: &ContainerConfig) -> Vec<String> {
+    let ports = config.exposed_ports.iter().flat_map(|ports| ports.keys());
+    ports.filter_map(|port| key(port).ok()).collect()
 }
 
 /// `PortBindings` with full keys; a port without bindings gets one to a free port.

@@ -34,8 +34,9 @@ pub fn check(config: &mut ContainerConfig) -> Result<()> {
     if let Some(health) = &config.healthcheck {
         check_health(health)?;
     }
-    if let Some(exposed) = &config.exposed_ports {
-        config.exposed_ports = Some(ports::exposed(exposed)?);
+    for port in config.exposed_ports.iter().flat_map(|ports| ports.keys()) {
+        // They are kept as they were written.
+        ports::key(port)?;
     }
     config.labels.get_or_insert_default();
     Ok(())
@@ -57,9 +58,10 @@ fn check_name(what: &str, name: &str) -> Result<()> {
             "invalid {what} {name:?}: it is longer than {MAX_NAME} bytes"
         )));
     }
-    if name.contains(|letter: char| letter.is_control() || letter.is_whitespace()) {
+    // A blank is as good as any letter to the kernel; what would break the lines of files is not.
+    if name.contains(|letter: char| letter.is_control() || (letter.is_whitespace() && letter != ' ')) {
         return Err(Error::invalid(format!(
-            "invalid {what} {name:?}: it contains a space or control character"
+            "invalid {what} {name:?}: it contains a control character"
         )));
     }
     Ok(())
@@ -203,8 +205,8 @@ mod tests {
                 "invalid port specification: \"0\"",
             ),
             (
-                |c| c.hostname = "a b".into(),
-                "invalid hostname \"a b\": it contains a space or control character",
+                |c| c.hostname = "a\tb".into(),
+                "invalid hostname \"a\\tb\": it contains a control character",
             ),
         ];
         for (change, message) in table {
@@ -236,7 +238,7 @@ mod tests {
         };
         check(&mut config).unwrap();
         assert_eq!(config.working_dir, "/srv/app");
-        assert!(config.exposed_ports.unwrap().contains_key("80/tcp"));
+        assert!(config.exposed_ports.unwrap().contains_key("80"));
         assert_eq!(config.labels, Some(BTreeMap::new()));
         assert_eq!(
             (config.cmd, config.entrypoint, config.volumes),

@@ -60,7 +60,7 @@ pub fn merge(options: &str) -> Result<Vec<String>> {
 
 /// What an option sets: two options with the same slot exclude each other.
 fn slot(option: &str) -> Result<usize> {
-    let invalid = || Error::invalid(format!("invalid tmpfs option {option:?}"));
+    let invalid = || Error::invalid(format!("invalid tmpfs option [{option:?}]"));
     match option.split_once('=') {
         Some((key, value)) => {
             let key = KEYS.iter().position(|known| *known == key).ok_or_else(invalid)?;
@@ -177,7 +177,7 @@ mod tests {
         }
         assert_eq!(
             merge("bogus").unwrap_err().to_string(),
-            "invalid tmpfs option \"bogus\""
+            "invalid tmpfs option [\"bogus\"]"
         );
     }
 

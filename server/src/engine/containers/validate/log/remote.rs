@@ -11,8 +11,8 @@ use berth_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DEFAULT_BUFFER, DEFAULT_FILES, DEFAULT_SIZE, LogAttributes, LogDriver, LogSettings, TagFacts, bad_option,
-    boolean, render, size,
+    DEFAULT_BUFFER, DEFAULT_FILES, DEFAULT_SIZE, LogAttributes, LogDriver, LogSettings, TagFacts, bad_size,
+    boolean, not_parsed, render, size,
 };
 
 /// Names of the facilities, in the order of their numbers (RFC 5424, section 6.2.1).
@@ -56,13 +56,13 @@ pub(super) fn read(driver: LogDriver, options: &BTreeMap<String, String>) -> Res
     let buffer = options.get("max-buffer-size").and_then(|text| size(text));
     let flag = |name: &str, default: bool| match options.get(name) {
         None => Ok(default),
-        Some(text) => boolean(text).ok_or_else(|| bad_option(name, text)),
+        Some(text) => boolean(text).ok_or_else(|| not_parsed("ParseBool", text)),
     };
     let max_size = match options.get("cache-max-size") {
         None => DEFAULT_SIZE,
         Some(text) => size(text)
             .filter(|size| *size > 0)
-            .ok_or_else(|| bad_option("cache-max-size", text))?,
+            .ok_or_else(|| bad_size(text))?,
     };
     let max_file = match options.get("cache-max-file") {
         None => DEFAULT_FILES,
@@ -70,7 +70,7 @@ pub(super) fn read(driver: LogDriver, options: &BTreeMap<String, String>) -> Res
             .parse()
             .ok()
             .filter(|files| *files > 0)
-            .ok_or_else(|| bad_option("cache-max-file", text))?,
+            .ok_or_else(|| not_parsed("Atoi", text))?,
     };
     let syslog = match driver {
         LogDriver::Syslog => Some(SyslogSettings {

@@ -175,7 +175,7 @@ fn mount_objects_that_are_refused() {
         ),
         (
             |_, h| h.tmpfs = [("/x".to_owned(), "bogus".to_owned())].into(),
-            "invalid tmpfs option \"bogus\"",
+            "invalid tmpfs option [\"bogus\"]",
         ),
         (
             |_, h| h.tmpfs = [("x".to_owned(), String::new())].into(),
