@@ -102,7 +102,6 @@ pub(super) fn inspect(image: &Shown<'_>) -> ImageInspect {
         size: bytes(image.size),
         variant: config.variant.clone().unwrap_or_default(),
         virtual_size: bytes(image.size),
-        ..ImageInspect::default()
     }
 }
 

@@ -275,10 +275,6 @@ fn cpuset(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) -
 fn blkio(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) -> Result<()> {
     let can = &host.cgroups;
     let in_range = |weight: u16| weight == 0 || (10..=1000).contains(&weight);
-    if resources.blkio_weight > 0 && !can.blkio_weight {
-        warnings.push(unsupported("Block I/O weight", "Weight discarded."));
-        resources.blkio_weight = 0;
-    }
     if !in_range(resources.blkio_weight) {
         return refuse("Range of blkio weight is from 10 to 1000");
     }
@@ -297,6 +293,10 @@ fn blkio(resources: &mut HostConfig, host: &Host, warnings: &mut Vec<String>) ->
         return refuse(
             "Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps",
         );
+    }
+    if resources.blkio_weight > 0 && !can.blkio_weight {
+        warnings.push(unsupported("Block I/O weight", "Weight discarded."));
+        resources.blkio_weight = 0;
     }
     if !can.blkio_weight_device {
         let what = ("Block I/O weight_device", "Weight-device discarded.");
