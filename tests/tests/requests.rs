@@ -3,7 +3,7 @@
 use berth_tests::{
     Engine,
     client::{filters, query},
-    container::busybox,
+    container::{STAY, busybox, shell},
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -146,7 +146,69 @@ async fn too_large_a_body_is_refused() {
     // A promise of too much is refused before it is kept.
     let request = "POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n";
     engine.api.by_hand(request.as_bytes()).await.expect(413);
+    for path in [
+        "/containers/x/exec",
+        "/containers/x/update",
+        "/exec/x/start",
+        "/auth",
+    ] {
+        let request = request.replace("/containers/create", path);
+        engine.api.by_hand(request.as_bytes()).await.expect(413);
+    }
     engine.api.get("/_ping").await.expect(200);
+    engine.finish().await;
+}
+
+#[tokio::test]
+async fn settings_and_states_that_stand_in_the_way_are_conflicts() {
+    let engine = Engine::start().await;
+    engine.api.load_busybox().await;
+    let mut config = shell(STAY);
+    config["HostConfig"]["NanoCpus"] = json!(500_000_000);
+    let id = engine.api.launch(&config).await;
+    let update = format!("/containers/{id}/update");
+    let told = engine
+        .api
+        .post_json(&update, &json!({"CpuQuota": 20_000}))
+        .await
+        .expect(409)
+        .message();
+    let why = "Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set";
+    assert_eq!(told, format!("Cannot update container {id}: {why}"));
+    engine
+        .api
+        .post(&format!("/containers/{id}/pause"))
+        .await
+        .expect(204);
+    let attach = format!("POST /containers/{id}/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    engine.api.by_hand(attach.as_bytes()).await.expect(409);
+    engine
+        .api
+        .post(&format!("/containers/{id}/unpause"))
+        .await
+        .expect(204);
+    // New names in Docker's words.
+    let other = engine.api.create_named("taken", &config).await;
+    let rename = |name: &str| format!("/containers/{id}/rename?name={name}");
+    let told = engine.api.post(&rename("taken")).await.expect(409).message();
+    assert!(
+        told.starts_with(
+            "Error when allocating new name: Conflict. The container name \"/taken\" is already in use"
+        ) && told.contains(&other),
+        "{told}"
+    );
+    let told = engine.api.post(&rename("-")).await.expect(400).message();
+    assert!(
+        told.starts_with("Error when allocating new name: Invalid container name"),
+        "{told}"
+    );
+    let told = engine
+        .api
+        .post("/containers/nobody/kill")
+        .await
+        .expect(404)
+        .message();
+    assert_eq!(told, "cannot kill container: nobody: No such container: nobody");
     engine.finish().await;
 }
 
@@ -293,5 +355,46 @@ async fn filters_come_in_two_forms_and_bad_ones_are_refused() {
     // Events pass over what they do not know.
     let path = format!("/events{}&until=1", filters(&json!({"nothing": ["x"]})));
     engine.api.get(&path).await.expect(200);
+    engine.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_shown_is_what_was_written() {
+    let engine = Engine::start().await;
+    engine.api.load_busybox().await;
+    engine
+        .api
+        .post_json("/networks/create", &json!({"Name": "own"}))
+        .await
+        .expect(201);
+    let mut config = shell(STAY);
+    config["ExposedPorts"] = json!({"8080": {}, "53/udp": {}});
+    config["HostConfig"]["NetworkMode"] = json!("own");
+    let id = engine.api.create(&config).await;
+    let seen = engine.api.inspect(&id).await;
+    assert_eq!(seen["Config"]["ExposedPorts"], json!({"8080": {}, "53/udp": {}}));
+    // Names in a network are given when the container gets there.
+    assert_eq!(seen["NetworkSettings"]["Networks"]["own"]["Aliases"], Value::Null);
+    engine.api.start(&id).await;
+    let seen = engine.api.inspect(&id).await;
+    assert_eq!(
+        seen["NetworkSettings"]["Networks"]["own"]["Aliases"],
+        json!([id[..12]])
+    );
+    assert!(seen["NetworkSettings"]["Ports"]["8080/tcp"].is_null());
+    let listed = filters(&json!({"expose": ["8080/tcp"]}));
+    assert_eq!(engine.api.names(&listed).await.len(), 1);
+    engine.api.remove(&id).await;
+    engine.api.delete("/networks/own").await.expect(204);
+    let told = engine
+        .api
+        .post("/images/create?fromImage=busybox&tag=latest&platform=foo")
+        .await
+        .expect(400)
+        .message();
+    assert_eq!(
+        told,
+        "\"foo\": unknown operating system or architecture: invalid argument"
+    );
     engine.finish().await;
 }

@@ -169,7 +169,7 @@ impl Engine {
             config.registries.clone_from(&new.registries);
             self.images.set_registries(registries(&config));
         }
-        self.containers.set_defaults(container_defaults(&config));
+        self.containers.set_defaults(container_defaults(&config, None));
         let mut attributes: Attributes = reloadable(&config)
             .map(|(key, value)| (key.to_owned(), value))
             .into();

@@ -351,7 +351,7 @@ impl Mounts {
                 build::set_mode(&upper, 0o755)?;
                 let upper = writable.then_some((upper.as_path(), work.as_path()));
                 match job.engine.containers.user_namespace() {
-                    Some(user) => Merged::mapped(lowers, upper, user)?,
+                    Some(user) => Merged::mapped(lowers, upper, &user)?,
                     None => Merged::new(lowers, upper, &aside)?,
                 }
                 .attach(&place)?;

@@ -103,7 +103,8 @@ impl Containers {
         mut checked: Checked,
     ) -> Result<(Arc<Container>, Vec<String>)> {
         self.store.make_directory(id)?;
-        let remap = self.defaults.remap(&checked.host_config);
+        let defaults = self.defaults.load();
+        let remap = defaults.remap(&checked.host_config);
         let ids = remap.map(|remap| &*remap.map);
         let volumes = self.acquire_volumes(id, &mut checked.mounts, image.as_ref(), ids)?;
         let record = Record {

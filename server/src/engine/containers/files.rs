@@ -247,6 +247,7 @@ impl Containers {
             read_only: details.host_config.readonly_rootfs,
             user: self
                 .defaults
+                .load()
                 .remap(&details.host_config)
                 .map(|remap| Arc::clone(&remap.namespace)),
         }
@@ -260,7 +261,8 @@ impl Containers {
         {
             return (!map.is_identity()).then(|| Arc::new(map));
         }
-        let remap = self.defaults.remap(&details.host_config);
+        let defaults = self.defaults.load();
+        let remap = defaults.remap(&details.host_config);
         remap.map(|remap| Arc::clone(&remap.map))
     }
 }

@@ -160,12 +160,13 @@ pub struct Parts<'a> {
 impl Containers {
     /// Whether containers have user namespaces, unless they say otherwise.
     pub fn has_remap(&self) -> bool {
-        self.defaults.remap.is_some()
+        self.defaults.load().remap.is_some()
     }
 
     /// A user namespace with the ids of containers that do not say otherwise, if they have ids of their own.
-    pub fn user_namespace(&self) -> Option<&UserNamespace> {
-        self.defaults.remap.as_ref().map(|remap| &*remap.namespace)
+    pub fn user_namespace(&self) -> Option<Arc<UserNamespace>> {
+        let defaults = self.defaults.load();
+        defaults.remap.as_ref().map(|remap| Arc::clone(&remap.namespace))
     }
 
     /// Reads the containers and takes over those that run.
@@ -193,9 +194,10 @@ impl Containers {
         Ok(containers)
     }
 
-    /// Changes what requests leave to the engine, for all that come from now on.
+    /// Changes what requests leave to the engine, for all that come from now on. The ids of containers stay.
     pub fn set_defaults(&self, defaults: Defaults) {
-        self.defaults.store(Arc::new(defaults));
+        let remap = self.defaults.load().remap.clone();
+        self.defaults.store(Arc::new(Defaults { remap, ..defaults }));
     }
 
     /// The container meant by a full id, a name, or a unique beginning of an id.

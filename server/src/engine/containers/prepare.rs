@@ -59,7 +59,8 @@ impl Containers {
     /// at a start; internal.
     pub(super) fn prepare(&self, container: &Container, bundle: &Path) -> Result<SupervisorConfig> {
         let details = container.details();
-        let remap = self.defaults.remap(&details.host_config);
+        let defaults = self.defaults.load();
+        let remap = defaults.remap(&details.host_config);
         let owner = remap.map(|remap| remap.map.root()).unwrap_or_default();
         files::make_bind_sources(&details.mounts, owner)?;
         self.check_subpaths(&details)?;
@@ -133,7 +134,7 @@ impl Containers {
             },
             ids: remap.map(|remap| &*remap.map),
             host: &self.host,
-            defaults: &self.defaults.load(),
+            defaults: &defaults,
         })?;
         write_spec(bundle, &spec)?;
         let config = self.supervisor_config(container, &details)?;
