@@ -200,8 +200,8 @@ def memory(match):
 class Bench:
     """The work, each figure a list of values."""
 
-    def __init__(self, path, match, runs, seed):
-        self.path, self.match, self.runs, self.seed = path, match, runs, seed
+    def __init__(self, path, match, runs, seed, live=100):
+        self.path, self.match, self.runs, self.seed, self.live_count = path, match, runs, seed, live
         self.api, self.figures = Api(path), {}
 
     def note(self, name, values):
@@ -349,7 +349,7 @@ class Bench:
             self.api.remove(name)
 
     def live(self):
-        count = 100
+        count = self.live_count
         before = memory(self.match)
         names, lock = [], threading.Lock()
 
@@ -361,7 +361,7 @@ class Bench:
         time.sleep(2)
         self.note('memory of each running container, MiB', (memory(self.match) - before) / count)
         for _ in range(self.runs * 3):
-            self.note('list of 100 running: ms', timed(lambda: self.api.get('/containers/json')))
+            self.note(f'list of {count} running: ms', timed(lambda: self.api.get('/containers/json')))
             self.note('inspect: ms', timed(lambda: self.api.get(f'/containers/{names[0]}/json')))
         try:
             for _ in range(self.runs):
@@ -371,13 +371,13 @@ class Bench:
         for _ in range(500):
             names.append(self.api.create(['true']))
         for _ in range(self.runs):
-            self.note('list of 600, 500 of them stopped: ms', timed(lambda: self.api.get('/containers/json?all=1')))
+            self.note(f'list of {count + 500}, 500 of them stopped: ms', timed(lambda: self.api.get('/containers/json?all=1')))
         rounds = self.runs * 100
         inspect = lambda api: api.get(f'/containers/{names[0]}/json')
         self.note('inspects, 16 connections: per second', rounds / self.at_once(inspect, rounds, 16))
         begin = time.perf_counter()
         self.at_once(lambda api: api.remove(names.pop()), len(names), 4)
-        self.note('600 containers removed: s', time.perf_counter() - begin)
+        self.note(f'{count + 500} containers removed: s', time.perf_counter() - begin)
 
 
 class Berth:
@@ -433,6 +433,20 @@ TARGETS = {
 RATIOS = {'log written, MB/s': 3, 'log read back, MB/s': 3, 'create, start, wait, remove: ms': 10}
 
 
+def markdown(berth, docker):
+    """The same as a table for a document."""
+    print('| figure | Berth | Docker | times |\n|---|---|---|---|')
+    for name, values in berth.items():
+        less = not name.endswith(('MB/s', 'per second'))
+        cells = [f'{statistics.median(v):.2f} ({min(v):.2f} - {max(v):.2f})' if v else '' for v in (values, docker.get(name))]
+        times = ''
+        if docker.get(name):
+            ours, theirs = statistics.median(values), statistics.median(docker[name])
+            times = f'{theirs / ours if less else ours / theirs:.1f}'
+        print(f'| {name} | {cells[0]} | {cells[1]} | {times} |')
+    print()
+
+
 def show(berth, docker, seed):
     missed = 0
     print(f'seed {seed}; median (smallest - largest, number)\n')
@@ -467,22 +481,26 @@ def main():
                            help="what the command lines of its processes contain")
     arguments.add_argument('--quick', action='store_true', help='fewer repetitions')
     arguments.add_argument('--known', type=int, default=1000, help='containers at the cold start')
+    arguments.add_argument('--live', type=int, default=100, help='running containers that are listed and weighed')
+    arguments.add_argument('--markdown', action='store_true', help='print the figures as a table in Markdown, too')
     arguments.add_argument('--seed', default='1', help='of the content of files')
     given = arguments.parse_args()
     runs = 5 if given.quick else 20
     engine = Berth(given.berthd)
     engine.start()
     try:
-        berth = Bench(engine.socket, [engine.name, 'berth-super', 'berth-spawner', 'sleep\0003600'], runs, given.seed)
+        berth = Bench(engine.socket, [engine.name, 'berth-super', 'berth-spawner', 'sleep\0003600'], runs, given.seed, given.live)
         berth.all()
         engine.cold_starts(berth, given.known, max(3, runs // 4))
     finally:
         engine.finish()
     docker = {}
     if given.docker:
-        bench = Bench(given.docker, given.docker_match.split(',') + ['sleep\0003600'], runs, given.seed)
+        bench = Bench(given.docker, given.docker_match.split(',') + ['sleep\0003600'], runs, given.seed, given.live)
         bench.all()
         docker = bench.figures
+    if given.markdown:
+        markdown(berth.figures, docker)
     return 1 if show(berth.figures, docker, given.seed) else 0
 
 

@@ -26,6 +26,8 @@ pub mod files;
 pub mod ids;
 pub mod image;
 pub mod log;
+#[cfg(debug_assertions)]
+pub mod mutate;
 pub mod net;
 pub mod registry;
 pub mod sandbox;

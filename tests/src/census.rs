@@ -206,7 +206,7 @@ fn tables(name: &str) -> Vec<String> {
 
 /// Processes of the engine: those whose command line, environment, cgroup, program, root or working directory has
 /// the instance's name or lies below its root.
-fn processes(name: &str, root: &Path) -> Vec<(i32, String)> {
+pub(crate) fn processes(name: &str, root: &Path) -> Vec<(i32, String)> {
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let root = root.to_string_lossy();
     let mut found = Vec::new();

@@ -161,6 +161,22 @@ impl Engine {
     }
 
     async fn launch(&mut self) {
+        if let Err(error) = self.begin().await {
+            panic!("{error}; its log:\n{}", self.log());
+        }
+    }
+
+    /// Starts it again after it has ended, where it may end at once. Gives whether it is ready.
+    pub async fn try_launch(&mut self) -> bool {
+        assert!(self.child.is_none(), "the engine still runs");
+        let begun = self.begin().await;
+        if begun.is_err() {
+            self.child = None;
+        }
+        begun.is_ok()
+    }
+
+    async fn begin(&mut self) -> Result<(), String> {
         let notify = self.root().join("notify.sock");
         let _ = fs::remove_file(&notify);
         let ready = UnixDatagram::bind(&notify).expect("a socket for readiness");
@@ -194,11 +210,9 @@ impl Engine {
             () = tokio::time::sleep(PATIENCE) => Err(format!("berthd was not ready within {PATIENCE:?}")),
         };
         self.child = Some(child);
-        if let Err(error) = outcome {
-            panic!("{error}; its log:\n{}", self.log());
-        }
         // Connections of an earlier process are of no use.
         self.api = Client::new(self.api.socket());
+        outcome
     }
 
     /// Starts it again after it has ended.
@@ -218,6 +232,16 @@ impl Engine {
             "berthd ended with {status} on SIGTERM; its log:\n{}",
             self.log()
         );
+    }
+
+    /// Asks it to end by SIGTERM and waits until it has, however it did.
+    pub async fn terminate(&mut self) {
+        self.end(Signal::SIGTERM).await;
+    }
+
+    /// Every process of it: its own, the spawner, supervisors, and those of containers.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        census::processes(&self.name, self.root.path())
     }
 
     /// Ends it with SIGKILL. Containers go on.

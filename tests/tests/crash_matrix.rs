@@ -10,23 +10,22 @@
 //!
 //! Every run of the tests tries some of the steps; `BERTH_EFFORT=1000` tries all, `BERTH_SEED` the same ones again.
 
+mod deed;
+
 use std::{collections::HashMap, time::Duration};
 
 use berth_tests::{
-    Client, Engine, Reply,
-    client::{Call, query},
-    container::{STAY, busybox, shell},
+    Engine,
+    container::shell,
     failpoints::Failpoints,
     hijack::Dialect,
-    image::Image,
+    image::{Compression, Image},
     random::{Random, effort, figure, seed},
+    registry::{Content, Scripted},
 };
-use http::Method;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
-};
+
+use deed::{Deed, NETWORK, Outcome, Place, VOLUME, status};
 
 /// How many steps of an operation are tried, times the effort.
 const STEPS: usize = 4;
@@ -37,264 +36,11 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// How long what is removed behind an answer may take.
 const SETTLED: Duration = Duration::from_secs(15);
 
-/// What is done to the container `subject` or the image of that name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Deed {
-    Create,
-    Start,
-    Restart,
-    Stop,
-    Kill,
-    End,
-    Remove,
-    Prune,
-    Rename,
-    Update,
-    Pause,
-    Unpause,
-    Exec,
-    Load,
-    Import,
-    Tag,
-    Untag,
-    RemoveImage,
-}
-
-/// The reply, if there was one: success, or the text of the refusal.
-type Outcome = Option<Result<(), String>>;
-
-fn outcome(reply: Option<Reply>) -> Outcome {
-    reply.map(|reply| {
-        let text = reply.text();
-        let failed = reply.status().is_client_error() || reply.status().is_server_error();
-        match failed || text.contains("errorDetail") {
-            true => Err(format!("{} {}", reply.status(), text.trim())),
-            false => Ok(()),
-        }
-    })
-}
-
-/// Writes a line to the subject's standard input.
-async fn tell_subject(api: &Client) -> std::io::Result<()> {
-    let mut stream = UnixStream::connect(api.socket()).await?;
-    let request = "POST /containers/subject/attach?stream=1&stdin=1 HTTP/1.1\r\nHost: docker\r\nContent-Length: 0\r\n\
-                   Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
-    stream.write_all(request.as_bytes()).await?;
-    stream.read_exact(&mut [0; 12]).await?;
-    stream.write_all(b"go\n").await
-}
-
-/// The state of the subject; none if there is none.
-async fn status(api: &Client) -> Option<String> {
-    let found = api.get("/containers/subject/json").await;
-    (found.status() == 200).then(|| found.json()["State"]["Status"].as_str().map(str::to_owned))?
-}
-
-/// A container that stays, with what most containers have: shared memory that others may join, a limit, a bind.
-fn subject() -> Value {
-    let mut config = shell(STAY);
-    config["HostConfig"]["IpcMode"] = json!("shareable");
-    config["HostConfig"]["Memory"] = json!(64 << 20);
-    config["HostConfig"]["Binds"] = json!(["/etc:/host-etc:ro"]);
-    config
-}
-
-fn archive() -> Vec<u8> {
-    Image::busybox().tagged("subject:v1").docker_archive()
-}
-
-impl Deed {
-    /// Makes what it is done to.
-    async fn prepare(self, api: &Client) {
-        match self {
-            Self::Create | Self::Load | Self::Import => {}
-            Self::Start | Self::Remove | Self::Prune | Self::Rename | Self::Update => {
-                api.create_named("subject", &subject()).await;
-            }
-            Self::Restart | Self::Stop | Self::Kill | Self::Pause | Self::Unpause | Self::Exec => {
-                api.create_named("subject", &subject()).await;
-                api.start("subject").await;
-                api.await_output("subject", "ready").await;
-                if self == Self::Unpause {
-                    api.post("/containers/subject/pause").await.expect(204);
-                }
-            }
-            Self::End => {
-                let mut config = shell("read line; exit 7");
-                config["OpenStdin"] = json!(true);
-                api.create_named("subject", &config).await;
-                api.start("subject").await;
-            }
-            Self::Tag | Self::Untag | Self::RemoveImage => {
-                let image = Image::small("subject:v1", "some text");
-                api.load(&image).await;
-                if self == Self::Untag {
-                    api.post("/images/subject:v1/tag?repo=subject&tag=v2")
-                        .await
-                        .expect(201);
-                }
-            }
-        }
-    }
-
-    fn call(self, api: &Client) -> Call<'_> {
-        let post = |path: &str| api.call(Method::POST, path);
-        match self {
-            Self::Create => post("/containers/create?name=subject").json(&subject()),
-            Self::Start => post("/containers/subject/start"),
-            Self::Restart => post("/containers/subject/restart?t=30"),
-            Self::Stop => post("/containers/subject/stop?t=30"),
-            Self::Kill => post("/containers/subject/kill"),
-            Self::End => post("/containers/subject/wait"),
-            Self::Remove => api.call(Method::DELETE, "/containers/subject?v=1"),
-            Self::Prune => post("/containers/prune"),
-            Self::Rename => post("/containers/subject/rename?name=renamed"),
-            Self::Update => {
-                post("/containers/subject/update").json(&json!({"Memory": 96 << 20, "MemorySwap": 192 << 20}))
-            }
-            Self::Pause => post("/containers/subject/pause"),
-            Self::Unpause => post("/containers/subject/unpause"),
-            Self::Exec => post("/containers/subject/exec").json(&json!({"Cmd": ["true"]})),
-            Self::Load => post("/images/load")
-                .header("content-type", "application/x-tar")
-                .bytes(archive()),
-            Self::Import => {
-                let path = format!(
-                    "/images/create{}",
-                    query(&[("fromSrc", "-"), ("repo", "subject"), ("tag", "v1")])
-                );
-                post(&path)
-                    .header("content-type", "application/x-tar")
-                    .bytes(Image::busybox().layers[0].clone())
-            }
-            Self::Tag => post("/images/subject:v1/tag?repo=subject&tag=v2"),
-            Self::Untag => api.call(Method::DELETE, "/images/subject:v2"),
-            Self::RemoveImage => api.call(Method::DELETE, "/images/subject:v1"),
-        }
-    }
-
-    /// Does it; for some, something besides the call makes it happen.
-    async fn done(self, api: &Client) -> Outcome {
-        if self == Self::End {
-            // The engine may die of it at any moment.
-            let _ = tell_subject(api).await;
-        }
-        let reply = self.call(api).attempt().await?;
-        if self == Self::Exec && reply.status() == 201 {
-            let path = format!("/exec/{}/start", reply.json()["Id"].as_str()?);
-            let start = api.call(Method::POST, &path).json(&json!({"Detach": true}));
-            return outcome(start.attempt().await);
-        }
-        // A prune goes on after what it cannot remove, and does not tell that it did.
-        if self == Self::Prune && reply.status() == 200 && reply.json()["ContainersDeleted"].is_null() {
-            let left = status(api).await;
-            return Some(left.map_or(Ok(()), |left| Err(format!("pruning has left it {left}"))));
-        }
-        outcome(Some(reply))
-    }
-
-    /// Checks what is there; `told` is whether success was acknowledged.
-    async fn check(self, api: &Client, told: bool, what: &str) {
-        match self {
-            Self::Create => {
-                let found = api.get("/containers/subject/json").await;
-                assert!(found.status() == 200 || !told, "{what}: {}", found.text());
-                if found.status() == 200 {
-                    assert_eq!(found.json()["State"]["Status"], "created", "{what}");
-                    api.start("subject").await;
-                }
-            }
-            Self::Start | Self::Restart => {
-                let state = api.inspect("subject").await["State"].clone();
-                // Killed after it has been let go is killed as the program that it was about to become.
-                let was_killed = state["ExitCode"] == 137 && what.contains("inside.seal");
-                assert!(state["Running"] == true || was_killed || !told, "{what}: {state}");
-            }
-            Self::Stop | Self::Kill | Self::End => {
-                let state = api.inspect("subject").await["State"].clone();
-                assert!(state["Running"] == false || !told, "{what}: {state}");
-                let code = if self == Self::End { 7 } else { 0 };
-                // A supervisor that is killed takes the code with it.
-                if self != Self::Kill && told && !what.contains("kill at hit") {
-                    assert_eq!(state["ExitCode"], code, "{what}: {state}");
-                }
-            }
-            Self::Remove | Self::Prune => {
-                let found = api.get("/containers/subject/json").await;
-                assert!(found.status() == 404 || !told, "{what}: {}", found.text());
-            }
-            Self::Rename => {
-                let names = api.names("?all=1").await;
-                let (old, new) = (
-                    names.contains(&"subject".to_owned()),
-                    names.contains(&"renamed".to_owned()),
-                );
-                assert!(old != new && (new || !told), "{what}: {names:?}");
-            }
-            Self::Update => {
-                let memory = api.inspect("subject").await["HostConfig"]["Memory"].clone();
-                let (old, new) = (memory == json!(64 << 20), memory == json!(96 << 20));
-                assert!(new || old && !told, "{what}: {memory}");
-            }
-            Self::Pause | Self::Unpause => {
-                let state = api.inspect("subject").await["State"].clone();
-                let wanted = self == Self::Pause;
-                assert!(state["Paused"] == wanted || !told, "{what}: {state}");
-                assert_eq!(state["Running"], true, "{what}: {state}");
-            }
-            Self::Exec => {
-                let state = api.inspect("subject").await["State"].clone();
-                // A supervisor that is killed takes its container with it.
-                let may_end = what.contains("kill at hit");
-                assert!(state["Running"] == true || may_end, "{what}: {state}");
-            }
-            Self::Load | Self::Import => {
-                let found = api.get("/images/subject:v1/json").await;
-                assert!(found.status() == 200 || !told, "{what}: {}", found.text());
-                if found.status() == 200 {
-                    let mut config = busybox(&["true"]);
-                    config["Image"] = json!("subject:v1");
-                    let id = api.create(&config).await;
-                    api.start(&id).await;
-                    assert_eq!(api.wait(&id).await, 0, "{what}");
-                    api.remove(&id).await;
-                }
-            }
-            Self::Tag => {
-                let found = api.get("/images/subject:v2/json").await;
-                assert!(found.status() == 200 || !told, "{what}: {}", found.text());
-                api.get("/images/subject:v1/json").await.expect(200);
-            }
-            Self::Untag => {
-                let found = api.get("/images/subject:v2/json").await;
-                assert!(found.status() == 404 || !told, "{what}: {}", found.text());
-                api.get("/images/subject:v1/json").await.expect(200);
-            }
-            Self::RemoveImage => {
-                let found = api.get("/images/subject:v1/json").await;
-                assert!(found.status() == 404 || !told, "{what}: {}", found.text());
-            }
-        }
-    }
-
-    /// Whether this refusal of the second try says that the first has done it all.
-    fn is_done(self, refusal: &str) -> bool {
-        match self {
-            Self::Create => refusal.starts_with("409") && refusal.contains("already in use"),
-            Self::Kill => refusal.starts_with("409") && refusal.contains("is not running"),
-            Self::Rename | Self::Remove => refusal.starts_with("404"),
-            Self::Pause => refusal.starts_with("409") && refusal.contains("already paused"),
-            Self::Unpause => refusal.contains("is not paused"),
-            Self::Untag | Self::RemoveImage => refusal.starts_with("404"),
-            _ => false,
-        }
-    }
-}
-
 /// An engine, a container that must not notice anything, and what there is besides.
 struct Stage {
     engine: Engine,
     points: Failpoints,
+    registry: Scripted,
     bystander: String,
     pid: Value,
     count: u64,
@@ -320,9 +66,13 @@ impl Stage {
         let bystander = engine.api.create_named("bystander", &config).await;
         engine.api.start(&bystander).await;
         let pid = engine.api.inspect(&bystander).await["State"]["Pid"].clone();
+        let mut content = Content::default();
+        content.image("v1", &Image::busybox(), Compression::Gzip);
+        let registry = Scripted::start(content, |_, _| None).await;
         let mut stage = Self {
             engine,
             points,
+            registry,
             bystander,
             pid,
             count: 0,
@@ -330,13 +80,25 @@ impl Stage {
         };
         stage.bystander_lives("at the beginning").await;
         // What is written behind the load, such as that its layers are on the disk, is there first.
+        stage.before = stage.settled().await;
+        stage
+    }
+
+    /// What there is, when that does not change any more.
+    async fn settled(&self) -> Vec<String> {
         let mut before = Vec::new();
-        while before != stage.engine.traces() {
-            before = stage.engine.traces();
+        while before != self.engine.traces() {
+            before = self.engine.traces();
             tokio::time::sleep(BEHIND).await;
         }
-        stage.before = before;
-        stage
+        before
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            client: self.engine.api.clone(),
+            registry: self.registry.authority.as_str().into(),
+        }
     }
 
     async fn bystander_lives(&mut self, what: &str) {
@@ -356,9 +118,9 @@ impl Stage {
 
     /// The steps of a deed: each point, how often it had been hit by then, and whether the engine itself hit it.
     async fn steps(&mut self, deed: Deed) -> Vec<(String, u64, bool)> {
-        deed.prepare(&self.engine.api).await;
+        deed.prepare(&self.place()).await;
         self.points.clear();
-        let done = deed.done(&self.engine.api).await;
+        let done = deed.done(&self.place()).await;
         assert_eq!(done, Some(Ok(())), "{deed:?} without any failure");
         tokio::time::sleep(BEHIND).await;
         let engine = self.engine.pid();
@@ -384,7 +146,19 @@ impl Stage {
                 reply.text()
             );
         }
-        for name in ["subject:v1", "subject:v2"] {
+        for path in [format!("/networks/{NETWORK}"), format!("/volumes/{VOLUME}")] {
+            let reply = api.delete(&path).await;
+            assert!(
+                [204, 404].contains(&reply.status().as_u16()),
+                "{what}: {}",
+                reply.text()
+            );
+        }
+        // What could not be deleted at once goes with the next prune.
+        api.post("/volumes/prune").await.expect(200);
+        api.post("/build/prune?all=1").await.expect(200);
+        let pulled = format!("{}/subject:v1", self.registry.authority);
+        for name in ["subject:v1", "subject:v2", &pulled] {
             let reply = api.delete(&format!("/images/{name}")).await;
             assert!(
                 [200, 404].contains(&reply.status().as_u16()),
@@ -395,9 +169,13 @@ impl Stage {
         // Images without a name, which an import or a load has made, too.
         api.post("/images/prune").await.expect(200);
         self.bystander_lives(what).await;
-        if self.before.is_empty() {
-            return;
+        if !self.before.is_empty() {
+            self.nothing_is_left(what).await;
         }
+    }
+
+    /// Waits until there is what there was before.
+    async fn nothing_is_left(&self, what: &str) {
         let end = tokio::time::Instant::now() + SETTLED;
         loop {
             let now = self.engine.traces();
@@ -426,14 +204,14 @@ impl Stage {
             case.point,
             seed()
         );
-        deed.prepare(&self.engine.api).await;
+        deed.prepare(&self.place()).await;
         let engine = self.engine.pid();
         self.points.quiet().await;
         self.points.plan(&case.point, case.number, case.action);
         let done = match case.action {
             "pause" => self.killed_meanwhile(deed).await,
             _ => {
-                let done = tokio::time::timeout(ANSWER, deed.done(&self.engine.api)).await;
+                let done = tokio::time::timeout(ANSWER, deed.done(&self.place())).await;
                 done.unwrap_or_else(|_| panic!("{what}: no answer within {ANSWER:?}"))
             }
         };
@@ -451,7 +229,7 @@ impl Stage {
             self.engine.launch_again().await;
         }
         let told = done == Some(Ok(()));
-        deed.check(&self.engine.api, told, &what).await;
+        deed.check(&self.place(), told, &what).await;
         self.again(deed, told, &what).await;
         self.clean(&what).await;
         hit.is_some()
@@ -459,7 +237,7 @@ impl Stage {
 
     /// The engine is killed while another process waits at a step.
     async fn killed_meanwhile(&mut self, deed: Deed) -> Outcome {
-        let api = self.engine.api.clone();
+        let api = self.place();
         let deed = tokio::spawn(async move { deed.done(&api).await });
         let end = tokio::time::Instant::now() + ANSWER;
         while !self.points.is_paused() && !deed.is_finished() && tokio::time::Instant::now() < end {
@@ -490,19 +268,27 @@ impl Stage {
 
     /// The same call once more, which must succeed.
     async fn again(&mut self, deed: Deed, told: bool, what: &str) {
-        let status = status(&self.engine.api).await;
+        let status = status(&self.place()).await;
         if deed == Deed::End && status.as_deref() != Some("running") {
             return;
         }
         // What a supervisor has taken with it when it was killed has to be started first.
         let needs_process = matches!(
             deed,
-            Deed::Kill | Deed::Stop | Deed::Restart | Deed::Pause | Deed::Unpause | Deed::Exec
+            Deed::Kill
+                | Deed::Stop
+                | Deed::Restart
+                | Deed::Pause
+                | Deed::Unpause
+                | Deed::Exec
+                | Deed::Commit
+                | Deed::Connect
+                | Deed::Disconnect
         );
         if needs_process && status.as_deref() != Some("running") && status.as_deref() != Some("paused") {
             self.engine.api.start("subject").await;
         }
-        let mut done = deed.done(&self.engine.api).await;
+        let mut done = deed.done(&self.place()).await;
         // That a supervisor was killed may be noticed only now; then it has to be started first, too.
         let end = tokio::time::Instant::now() + SETTLED;
         while needs_process
@@ -510,7 +296,7 @@ impl Stage {
             && tokio::time::Instant::now() < end
         {
             self.engine.api.post("/containers/subject/start").await;
-            done = deed.done(&self.engine.api).await;
+            done = deed.done(&self.place()).await;
         }
         match done {
             Some(Ok(())) => {}
@@ -588,4 +374,129 @@ async fn images() {
         Deed::RemoveImage,
     ])
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn networks() {
+    matrix(&[
+        Deed::CreateNetwork,
+        Deed::RemoveNetwork,
+        Deed::PruneNetworks,
+        Deed::Connect,
+        Deed::Disconnect,
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes() {
+    matrix(&[
+        Deed::CreateVolume,
+        Deed::RemoveVolume,
+        Deed::PruneVolumes,
+        Deed::StartWithAll,
+        Deed::StopWithAll,
+        Deed::RemoveWithAll,
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files() {
+    matrix(&[
+        Deed::Commit,
+        Deed::CopyIn,
+        Deed::CopyInRunning,
+        Deed::CopyOut,
+        Deed::Export,
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn builds_and_pulls() {
+    matrix(&[Deed::Build, Deed::PruneBuilds, Deed::Pull, Deed::PruneImages]).await;
+}
+
+/// The engine is killed while it takes over what an engine that was killed has left, at every step of that; the next one
+/// must come to the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beginnings() {
+    let mut stage = Stage::new().await;
+    let deed = Deed::StopWithAll;
+    deed.prepare(&stage.place()).await;
+    let api = stage.place();
+    let mut config = shell("exit 3");
+    config["HostConfig"]["NetworkMode"] = json!(NETWORK);
+    api.create_named("ends", &config).await;
+    api.start("ends").await;
+    api.wait("ends").await;
+    let port = api.inspect("subject").await["NetworkSettings"]["Ports"].clone();
+    stage.before = stage.settled().await;
+    stage.points.clear();
+    stage.engine.kill9().await;
+    stage.engine.launch_again().await;
+    let pid = stage.engine.pid();
+    let hits = stage.points.hits();
+    let mut counts = HashMap::<String, u64>::new();
+    let mut steps: Vec<_> = hits
+        .into_iter()
+        .filter(|hit| hit.pid == pid)
+        .map(|hit| {
+            let count = counts.entry(hit.point.clone()).or_default();
+            *count += 1;
+            (hit.point, *count)
+        })
+        .collect();
+    assert!(steps.len() > 5, "the engine has no failpoints: {steps:?}");
+    let mut random = Random::new(seed(), "beginnings");
+    random.shuffle(&mut steps);
+    steps.truncate(2 * STEPS * usize::try_from(effort()).unwrap_or(1));
+    for (point, number) in &steps {
+        for action in ["kill", *random.pick::<&'static str>(&["EIO", "ENOSPC", "EMFILE"])] {
+            let what = format!(
+                "start, {action} at hit {number} of {point} (BERTH_SEED={})",
+                seed()
+            );
+            // Something that ended while nobody looked.
+            stage.engine.api.start("ends").await;
+            stage.engine.kill9().await;
+            stage.points.plan(point, *number, action);
+            if !stage.engine.try_launch().await {
+                stage.points.clear();
+                stage.engine.launch_again().await;
+            }
+            stage.points.clear();
+            let api = stage.place();
+            let state = api.inspect("ends").await["State"].clone();
+            assert_eq!(api.wait("ends").await, 3, "{what}: {state}");
+            let seen = api.inspect("subject").await;
+            assert_eq!(seen["State"]["Running"], true, "{what}: {}", seen["State"]);
+            assert_eq!(seen["NetworkSettings"]["Ports"], port, "{what}");
+            stage.bystander_lives(&what).await;
+            stage.nothing_is_left(&what).await;
+        }
+    }
+    figure(
+        "steps of a start died or failed at",
+        "0 faults",
+        "0",
+        2 * u64::try_from(steps.len()).unwrap_or(0),
+    );
+    stage.engine.api.remove("ends").await;
+    stage.engine.finish().await;
+}
+
+/// The engine is killed while it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endings() {
+    let mut stage = Stage::new().await;
+    for point in ["close.networks", "close.cgroup"] {
+        stage.points.plan(point, 1, "kill");
+        stage.engine.terminate().await;
+        stage.points.clear();
+        stage.engine.launch_again().await;
+        stage.bystander_lives(point).await;
+    }
+    stage.engine.finish().await;
 }

@@ -69,7 +69,7 @@ impl Canary {
 }
 
 /// Layers that try to write, link or remove outside of their root.
-fn escapes(canary: &str) -> Vec<(&'static str, Tar)> {
+pub fn escapes(canary: &str) -> Vec<(&'static str, Tar)> {
     let up = format!("{}{canary}", "../".repeat(30));
     let inside = |name: &str| format!("{canary}/{name}");
     let above = |name: &str| format!("{up}/{name}");

@@ -409,4 +409,34 @@ mod tests {
         let case = Reference::parse(&format!("x@sha256:{}", HEX.to_uppercase())).unwrap_err();
         assert!(case.message().starts_with("invalid checksum digest format"));
     }
+
+    #[test]
+    fn nearly_good_references_are_refused_or_stay_what_they_are() {
+        let digest = format!("busybox@sha256:{}", "0".repeat(64));
+        let good: [&[u8]; 4] = [
+            b"registry.example:5000/team/app:v1.2",
+            b"busybox",
+            digest.as_bytes(),
+            b"[::1]:5000/a/b_c__d-e:latest",
+        ];
+        crate::mutate::mutants("references", &good, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Ok(reference) = Reference::parse(&text) else {
+                return;
+            };
+            let again = Reference::parse(&reference.familiar());
+            assert_eq!(
+                again.ok().map(|again| again.familiar()),
+                Some(reference.familiar()),
+                "{text:?}"
+            );
+            assert!(
+                !reference
+                    .path()
+                    .split('/')
+                    .any(|part| part == ".." || part.is_empty()),
+                "{text:?}"
+            );
+        });
+    }
 }

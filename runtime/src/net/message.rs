@@ -242,4 +242,21 @@ mod tests {
         assert!(Attributes(&[200, 0, 1, 0]).next().is_none());
         assert!(Attributes(&[0, 0, 1, 0]).next().is_none());
     }
+
+    #[test]
+    fn nearly_good_messages_are_read_without_harm() {
+        let mut batch = Vec::new();
+        Message::new(16, ACK, &[7; 16])
+            .text(3, "eth0")
+            .nest(18, |inner| inner.text(1, "veth").number(2, 5))
+            .write(&mut batch, 9);
+        Message::new(2, 0, &[0; 4]).write(&mut batch, 10);
+        crate::mutate::mutants("netlink", &[&batch], |bytes| {
+            for message in messages(bytes) {
+                for (_, value) in message.attributes(16) {
+                    assert!(Attributes(value).count() <= value.len());
+                }
+            }
+        });
+    }
 }

@@ -11,6 +11,9 @@ use berth_runtime::{Error, Result, error::Context, failpoint::hit};
 
 use crate::config::Config;
 
+/// How files that are being written are called, before something random.
+const NEW: &str = ".new-";
+
 /// Where instance names are held; the same for all engines of a host.
 const INSTANCE_LOCKS: &str = "/run/lock";
 
@@ -60,6 +63,7 @@ impl Roots {
             _locks: [root, instance],
         };
         roots.clear_tmp()?;
+        clear_new(&roots.data);
         Ok(roots)
     }
 
@@ -157,7 +161,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().unwrap_or_else(|| Path::new("/"));
     let write = || -> io::Result<()> {
         hit("file.create")?;
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
+        let mut file = tempfile::Builder::new().prefix(NEW).tempfile_in(dir)?;
         hit("file.write")?;
         file.write_all(bytes)?;
         hit("file.sync")?;
@@ -186,6 +190,20 @@ pub fn write_fleeting(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::rename(&new, path)
     };
     write().context(|| format!("cannot write {}", path.display()))
+}
+
+/// Removes what those who died in [`write_file`] have left in a directory.
+pub fn clear_new(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let named = entry.file_name().to_string_lossy().starts_with(NEW);
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if named
+            && is_file
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "a half-written file could not be removed");
+        }
+    }
 }
 
 /// Makes sure that `path` is a directory of `mode`.

@@ -70,13 +70,11 @@ pub async fn put(engine: &Engine, id: &str, query: PutContainerArchiveQuery, bod
 }
 
 /// Everything in a container, without what is mounted in it.
-pub fn export(engine: &Engine, id: &str) -> Reply<ByteStream> {
+pub async fn export(engine: &Engine, id: &str) -> Reply<ByteStream> {
     let container = engine.containers.find(id)?;
     engine.containers.may_export(&container)?;
-    let (chunks, body) = Chunks::channel();
     let containers = engine.containers.clone();
-    tokio::task::spawn_blocking(move || chunks.fill(|out| containers.export(&container, out)));
-    Ok(body)
+    Chunks::begun(move |out| containers.export(&container, out)).await
 }
 
 /// Docker's reading of a boolean in a query: everything but a few words is true.

@@ -1,12 +1,17 @@
 //! Archives that are made while they are sent.
 
-use std::io::{self, BufWriter, Write};
+use std::{
+    io::{self, BufWriter, Write},
+    task::Poll,
+};
 
 use berth_api::ByteStream;
-use berth_runtime::{Error, Result};
+use berth_runtime::{Error, Kind, Result};
 use bytes::Bytes;
 use futures_util::stream::poll_fn;
 use tokio::sync::mpsc::Sender;
+
+use crate::failure::{Failure, Reply};
 
 /// Pieces that wait for a slow client.
 const WAITING: usize = 8;
@@ -25,6 +30,25 @@ impl Chunks {
             Self(sender),
             ByteStream::new(poll_fn(move |cx| chunks.poll_recv(cx))),
         )
+    }
+
+    /// A body that `work` writes. If that fails before there is anything of it, that is the answer.
+    ///
+    /// # Errors
+    /// Internal, with what `work` gave.
+    pub async fn begun(
+        work: impl FnOnce(&mut (dyn Write + Send)) -> Result<()> + Send + 'static,
+    ) -> Reply<ByteStream> {
+        let (sender, mut chunks) = tokio::sync::mpsc::channel(WAITING);
+        tokio::task::spawn_blocking(move || Self(sender).fill(work));
+        let mut first = match chunks.recv().await {
+            Some(Err(error)) => return Err(Failure::new(Kind::Internal, error.to_string())),
+            first => first,
+        };
+        Ok(ByteStream::new(poll_fn(move |cx| match first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => chunks.poll_recv(cx),
+        })))
     }
 
     /// Lets `work` write the body. A failure breaks the reply off, so that nobody takes it for complete.

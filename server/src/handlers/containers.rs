@@ -252,7 +252,7 @@ impl ContainerApi for Engine {
     }
 
     async fn container_export(&self, _: Ctx, id: String) -> Reply<ByteStream> {
-        archive::export(self, &id)
+        archive::export(self, &id).await
     }
 
     async fn container_archive_info(

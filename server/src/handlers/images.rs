@@ -156,11 +156,11 @@ impl ImageApi for Engine {
     }
 
     async fn image_get(&self, _: Ctx, name: String) -> Reply<ByteStream> {
-        save(self, &[name])
+        save(self, &[name]).await
     }
 
     async fn image_get_all(&self, _: Ctx, query: ImageGetAllQuery) -> Reply<ByteStream> {
-        save(self, &query.names)
+        save(self, &query.names).await
     }
 
     async fn image_push(
@@ -230,12 +230,10 @@ async fn import(
 }
 
 /// An archive of images, made while it is sent.
-fn save(engine: &Engine, names: &[String]) -> Reply<ByteStream> {
+async fn save(engine: &Engine, names: &[String]) -> Reply<ByteStream> {
     let selected = engine.images.select(names)?;
     let images = engine.images.clone();
-    let (chunks, body) = Chunks::channel();
-    tokio::task::spawn_blocking(move || chunks.fill(|out| images.save(&selected, out)));
-    Ok(body)
+    Chunks::begun(move |out| images.save(&selected, out)).await
 }
 
 /// The last record of a transfer that failed says why. There is nobody to tell if the client has left.

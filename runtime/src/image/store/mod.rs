@@ -400,14 +400,22 @@ impl ImageStore {
                 .cloned()
                 .collect()
         };
+        let (mut resources, mut failed) = (Vec::new(), Ok(()));
         for image in &gone {
-            self.records.remove_image(&image.id)?;
-            self.publish(|next| {
-                next.images.remove(&image.id);
-            });
+            // One that resists keeps neither the others nor what is theirs.
+            match self.records.remove_image(&image.id) {
+                Ok(()) => {
+                    self.publish(|next| {
+                        next.images.remove(&image.id);
+                    });
+                    resources.extend(image.resources());
+                }
+                Err(error) => failed = Err(error),
+            }
         }
         drop(change);
-        self.collect(gone.iter().flat_map(|image| image.resources()).collect());
+        self.collect(resources);
+        failed?;
         self.trash.try_again()
     }
 

@@ -824,3 +824,38 @@ fn modes_do_not_depend_on_the_umask() {
     assert_eq!(ground.meta("a/b").permissions().mode() & 0o777, 0o755);
     assert_eq!(ground.meta("a/b/f").permissions().mode() & 0o777, 0o666);
 }
+
+#[test]
+fn nearly_good_archives_touch_nothing_else() {
+    let ground = Ground::new();
+    let canary = ground.canary();
+    let good = [
+        Tar::new([
+            Item::dir("d"),
+            Item::file("d/f", "content"),
+            Item::symlink("l", &canary),
+            Item::file("l/x", "x"),
+        ]),
+        Tar::new([
+            Item::symlink("d", "../canary"),
+            Item::hard_link("h", "d/file"),
+            Item::file("h", "x").pax("path", "../canary/file"),
+            Item::file(".wh.d", ""),
+        ]),
+    ]
+    .map(Tar::finish);
+    let good: Vec<&[u8]> = good.iter().map(Vec::as_slice).collect();
+    let mut done = 0;
+    crate::mutate::mutants("archives", &good, |bytes| {
+        // Each is written to the disk: some are enough for every run.
+        done += 1;
+        if done % 8 != 0 {
+            return;
+        }
+        let root: OwnedFd = File::open(ground.root()).unwrap().into();
+        let _ = unpack(bytes, root.as_fd(), &Options::default());
+        ground.check();
+        std::fs::remove_dir_all(ground.root()).unwrap();
+        std::fs::create_dir(ground.root()).unwrap();
+    });
+}

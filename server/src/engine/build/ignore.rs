@@ -117,4 +117,19 @@ mod tests {
         }
         assert!(!Patterns::new(["..", "", "#"]).leave_out("x"));
     }
+
+    #[test]
+    fn nearly_good_patterns_are_read_without_harm() {
+        let good: [&[u8]; 3] = [
+            b"*.md\n!README.md\n**/a/**/*.[ch]\n",
+            b"#x\n a/../b \n/c/\n\\!d\n",
+            b"[a-\\]z]?*/**\n",
+        ];
+        berth_runtime::mutate::mutants("ignored files", &good, |bytes| {
+            let ignored = Patterns::read(&String::from_utf8_lossy(bytes));
+            for path in ["a", "a/b/c.c", "README.md", "\u{e9}/\u{1F600}"] {
+                let _ = ignored.leave_out(path);
+            }
+        });
+    }
 }

@@ -33,7 +33,7 @@ mod state;
 use std::sync::Arc;
 
 use berth_api::{RawBody, models::BuildInfo};
-use berth_runtime::{Error, Result};
+use berth_runtime::{Error, Kind, Result};
 use tokio::sync::mpsc::Receiver;
 use tokio_util::io::SyncIoBridge;
 
@@ -107,7 +107,11 @@ impl Engine {
         let (store, name) = (Arc::clone(self.images.store()), options.dockerfile.clone());
         let archive = SyncIoBridge::new(body.into_reader());
         blocking(move || {
-            let context = Context::of_archive(&store, archive)?;
+            let context = Context::of_archive(&store, archive).map_err(|error| match error.kind() {
+                // The archive is at fault, whatever the limit that it breaks.
+                Kind::TooLarge => Error::invalid(error.to_string()),
+                _ => error,
+            })?;
             let dockerfile = context.dockerfile(&name)?;
             Ok((context, dockerfile))
         })

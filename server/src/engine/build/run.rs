@@ -368,10 +368,18 @@ impl Step {
         ))
         .await?;
         let (containers, container) = (self.containers.clone(), Arc::clone(&self.container));
-        let removing = tokio::spawn(async move { containers.remove(&container, REMOVAL).await });
-        removing.await.map_err(|error| {
-            Error::internal("a container of a build could not be removed").caused_by(error)
-        })?
+        let cache = self.cache.clone();
+        let removing = tokio::spawn(async move {
+            containers.remove(&container, REMOVAL).await?;
+            cache.forget(container.id());
+            Ok(())
+        });
+        let removed = removing.await.unwrap_or_else(|error| {
+            Err(Error::internal("a container of a build could not be removed").caused_by(error))
+        });
+        // It is tried once more then.
+        self.stays = removed.is_ok();
+        removed
     }
 }
 

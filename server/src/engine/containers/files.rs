@@ -119,6 +119,8 @@ impl Containers {
             };
             result.map_err(|error| match error.kind() {
                 Kind::Forbidden => read_only(&details, &path, error),
+                // The archive is at fault, whatever the limit that it breaks.
+                Kind::TooLarge => Error::invalid(error.to_string()),
                 _ => named(error, &how.path, &asked),
             })
         })

@@ -282,6 +282,16 @@ impl Containers {
 
     /// Nothing is left but the record that it ran.
     async fn lost(&self, container: &Arc<Container>) {
+        self.clear_cgroup(container).await;
+        if container.now().state.is_running() {
+            container.change(|details| details.state.end(UNKNOWN_EXIT, Timestamp::now(), false, false));
+            container.tell_end(UNKNOWN_EXIT);
+        }
+        self.settle(container).await;
+    }
+
+    /// Ends what is in the cgroup of a container that has no supervisor any more, and removes it.
+    pub(super) async fn clear_cgroup(&self, container: &Arc<Container>) {
         let (parent, name) = self.cgroup_path(container);
         let cleared = blocking(move || match Cgroup::open(&parent, &name)? {
             None => Ok(()),
@@ -293,11 +303,6 @@ impl Containers {
         if let Err(error) = cleared.await {
             tracing::warn!(container = container.id(), %error, "the cgroup of a lost container could not be removed");
         }
-        if container.now().state.is_running() {
-            container.change(|details| details.state.end(UNKNOWN_EXIT, Timestamp::now(), false, false));
-            container.tell_end(UNKNOWN_EXIT);
-        }
-        self.settle(container).await;
     }
 
     /// A start that was under way when the engine went: it did not happen.

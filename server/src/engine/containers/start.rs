@@ -195,6 +195,8 @@ impl Containers {
             );
         }
         container.current().run = None;
+        // One that was killed has not put it away.
+        self.clear_cgroup(container).await;
         self.leave_networks(container).await;
         let (this, id) = (self.clone(), container.identity.id.clone());
         let cleaned = blocking(move || this.store.remove_bundle(&id)).await;

@@ -195,16 +195,23 @@ impl Store {
         let message = || format!("cannot write {}", path.display());
         let bytes = serde_json::to_vec(record).context(message)?;
         let new = directory.join(NEW_FILE);
-        hit("container.create").context(message)?;
-        let mut file = File::create(&new).context(message)?;
-        hit("container.write").context(message)?;
-        file.write_all(&bytes).context(message)?;
-        if sync == Sync::Yes {
-            hit("container.sync").context(message)?;
-            file.sync_data().context(message)?;
+        let write = || -> io::Result<()> {
+            hit("container.create")?;
+            let mut file = File::create(&new)?;
+            hit("container.write")?;
+            file.write_all(&bytes)?;
+            if sync == Sync::Yes {
+                hit("container.sync")?;
+                file.sync_data()?;
+            }
+            hit("container.rename")?;
+            fs::rename(&new, &path)
+        };
+        if let Err(error) = write() {
+            // Where it cannot be removed, the next one takes its place.
+            let _ = fs::remove_file(&new);
+            return Err(error).context(message);
         }
-        hit("container.rename").context(message)?;
-        fs::rename(&new, &path).context(message)?;
         if sync == Sync::Yes {
             hit("container.sync-dir").context(message)?;
             sync_directory(&directory).context(message)?;

@@ -148,27 +148,35 @@ impl Networks {
             .find(|endpoint| endpoint.network_id == record.id);
         let endpoint = found.ok_or_else(|| not_connected(name, &record.name))?;
         self.move_ports(container, &endpoint)?;
-        let remaining = self.drop_endpoint(container, &endpoint)?;
-        let mut links = Links::open()?;
         if !endpoint.link.is_empty() {
-            links.delete(&endpoint.link)?;
-        }
-        if remaining && !endpoint.interface.is_empty() {
-            let mut namespace = Namespace::open(&namespace_of(pid))?;
-            namespace.links.delete(&endpoint.interface)?;
-            for (ipv6, led) in [(false, endpoint.gateway4), (true, endpoint.gateway6)] {
-                let next = self.ways_out(container, ipv6).into_iter().next();
-                if let (Some(_), Some(next)) = (led, next) {
-                    route_by(&mut namespace, &next, ipv6)?;
-                }
-            }
-        } else if !endpoint.interface.is_empty() && endpoint.link.is_empty() {
+            Links::open()?.delete(&endpoint.link)?;
+        } else if !endpoint.interface.is_empty() {
             Namespace::open(&namespace_of(pid))?
                 .links
                 .delete(&endpoint.interface)?;
         }
+        // It is out from here on, and told so whatever else fails.
+        let remaining = self.drop_endpoint(container, &endpoint)?;
+        if remaining
+            && !endpoint.interface.is_empty()
+            && let Err(error) = self.lead_elsewhere(container, pid, &endpoint)
+        {
+            tracing::warn!(container, network = record.name, %error, "a container has no way out after a disconnect");
+        }
         self.publish(record, "disconnect", Some(container));
         self.tell_change();
+        Ok(())
+    }
+
+    /// Gives a container that has left a network by which it led out another way.
+    fn lead_elsewhere(&self, container: &str, pid: i32, left: &Endpoint) -> Result<()> {
+        let mut namespace = Namespace::open(&namespace_of(pid))?;
+        for (ipv6, led) in [(false, left.gateway4), (true, left.gateway6)] {
+            let next = self.ways_out(container, ipv6).into_iter().next();
+            if let (Some(_), Some(next)) = (led, next) {
+                route_by(&mut namespace, &next, ipv6)?;
+            }
+        }
         Ok(())
     }
 

@@ -90,8 +90,8 @@ impl Shared {
     fn make_bridge(&self, record: &Record, options: &Options) -> Result<u32> {
         let mut links = Links::open()?;
         let alias = self.alias(&format!("network {}", record.id));
-        let index = match links.find(&record.link)? {
-            Some(link) if link.alias == alias => link.index,
+        let (index, made) = match links.find(&record.link)? {
+            Some(link) if link.alias == alias => (link.index, false),
             // One that somebody else looks after: it is used as it is.
             Some(link) if link.kind == "bridge" && !link.alias.starts_with(super::ALIAS_PREFIX) => {
                 return Ok(link.index);
@@ -102,18 +102,28 @@ impl Shared {
                     format!("network link {} belongs to something else", record.link),
                 ));
             }
-            None => links.add_bridge(&NewBridge {
-                name: &record.link,
-                alias: &alias,
-                mtu: options.mtu,
-                ipv6: record.ipv6,
-            })?,
+            None => {
+                let index = links.add_bridge(&NewBridge {
+                    name: &record.link,
+                    alias: &alias,
+                    mtu: options.mtu,
+                    ipv6: record.ipv6,
+                })?;
+                (index, true)
+            }
         };
-        let configured = self.configure_bridge(&mut links, index, record, options);
-        if configured.is_err() {
-            links.delete(&record.link)?;
+        match self.configure_bridge(&mut links, index, record, options) {
+            Ok(()) => Ok(index),
+            // Containers may be on it, whose connections are worth more than what could not be set once more.
+            Err(error) if !made => {
+                tracing::warn!(network = record.name, %error, "a bridge could not be configured again");
+                Ok(index)
+            }
+            Err(error) => {
+                links.delete(&record.link)?;
+                Err(error)
+            }
         }
-        configured.map(|()| index)
     }
 
     fn configure_bridge(

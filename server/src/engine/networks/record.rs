@@ -16,7 +16,10 @@ use super::{
     addresses::Range,
     options::{Driver, Options},
 };
-use crate::engine::{roots::write_file, time};
+use crate::engine::{
+    roots::{clear_new, write_file},
+    time,
+};
 
 /// Names of the networks that every engine has, and their drivers.
 pub const PREDEFINED: [(&str, &str); 3] = [("bridge", "bridge"), ("host", "host"), ("none", "null")];
@@ -196,6 +199,7 @@ impl Record {
     /// Internal, if the directory cannot be read.
     pub fn load_all(directory: &Path) -> Result<Vec<Self>> {
         let failed = || format!("cannot read {}", directory.display());
+        clear_new(directory);
         let mut records = Vec::new();
         for entry in fs::read_dir(directory).context(failed)? {
             let path = entry.context(failed)?.path();

@@ -272,7 +272,7 @@ impl Volumes {
         self.publish("destroy", name, driver, &[]);
         // It is gone, whatever remains of its data.
         if let Err(error) = self.0.store.delete(name) {
-            tracing::warn!(volume = name, %error, "data of a removed volume stays until the engine starts again");
+            tracing::warn!(volume = name, %error, "data of a removed volume stays until volumes are pruned or the engine starts again");
         }
         Ok(())
     }

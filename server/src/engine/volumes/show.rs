@@ -177,6 +177,7 @@ impl Volumes {
     }
 
     fn prune_blocking(&self, filters: &Filters, all: bool) -> VolumePruneResponse {
+        self.0.store.sweep();
         let candidates: Vec<_> = {
             let table = self.table();
             let idle = table.volumes.values().filter(|entry| entry.users.is_empty());

@@ -71,7 +71,8 @@ impl Store {
             self.0.join(&record.name),
         );
         let failed = || format!("cannot make volume {}", record.name);
-        let make = || -> io::Result<()> {
+        let mut named = false;
+        let mut make = || -> io::Result<()> {
             // The same mode as Docker's: users in containers get to the data, but cannot list what else there is.
             hit("volume.create")?;
             DirBuilder::new().mode(0o701).create(&new)?;
@@ -94,12 +95,13 @@ impl Store {
             File::open(&new)?.sync_all()?;
             hit("volume.rename")?;
             fs::rename(&new, &path)?;
+            named = true;
             hit("volume.sync-dir")?;
             File::open(&self.0)?.sync_all()
         };
         let made = make();
         if made.is_err() {
-            clean(&new);
+            clean(if named { &path } else { &new });
         }
         made.context(failed)
     }
@@ -133,7 +135,12 @@ impl Store {
     /// Internal.
     pub fn retire(&self, name: &str) -> Result<()> {
         let failed = || format!("cannot remove volume {name}");
-        let retire = || fs::rename(self.0.join(name), self.0.join(format!("{GONE}{name}")));
+        // An earlier one of that name whose data could not be deleted then.
+        let gone = self.0.join(format!("{GONE}{name}"));
+        if gone.exists() {
+            self.delete(name)?;
+        }
+        let retire = || fs::rename(self.0.join(name), &gone);
         match hit("volume.retire").and_then(|()| retire()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             renamed => renamed.context(failed),
@@ -150,6 +157,19 @@ impl Store {
         match hit("volume.delete").and_then(|()| fs::remove_dir_all(&gone)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.context(|| format!("cannot delete the data of volume {name}")),
+        }
+    }
+
+    /// Deletes what is left of volumes that were taken away and could not be deleted then.
+    pub fn sweep(&self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let file = entry.file_name();
+            let Some(name) = file.to_str().and_then(|name| name.strip_prefix(GONE)) else {
+                continue;
+            };
+            if let Err(error) = self.delete(name) {
+                tracing::warn!(volume = name, %error, "data of a removed volume stays");
+            }
         }
     }
 

@@ -248,4 +248,25 @@ mod tests {
             assert!(error.message().contains(words), "{text:?}: {error}");
         }
     }
+
+    #[test]
+    fn nearly_good_files_are_read_or_refused() {
+        let good: [&[u8]; 3] = [
+            b"# syntax=x\n# escape=`\nARG A=1\nFROM a:${A:-b} AS one\nRUN <<E cat `\n && x\n$A\nE\nCMD [\"a\", \"b\"]\n",
+            b"FROM scratch\nCOPY --from=one --chown=1:2 --chmod=644 a \"b c\" d/\nENV A=\"b c\" D=e\\ f G ${H:+I}\nEXPOSE 1-2/udp\n",
+            b"FROM a\nHEALTHCHECK --interval=5s --retries=3 CMD x\nONBUILD ADD --checksum=sha256:0 a b\nLABEL a.b=\"c\\\nd\" e=f\nSHELL [\"a\"]\n\
+              RUN --mount=type=cache,target=/x,id=${A} --network=none a\nSTOPSIGNAL 9\nVOLUME [\"/a\"] \nUSER a:b\n",
+        ];
+        berth_runtime::mutate::mutants("dockerfiles", &good, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(dockerfile) = Dockerfile::parse(&text) {
+                let _ = Plan::new(&dockerfile, &Variables::default(), "");
+            }
+            for line in text.lines() {
+                let variables = Variables::default();
+                let _ = crate::engine::build::expand::words(line, '\\', &variables);
+                let _ = crate::engine::build::expand::word(line, '`', &variables);
+            }
+        });
+    }
 }

@@ -212,4 +212,31 @@ mod tests {
         let response = Message::response(1, OpCode::Query).to_vec().unwrap();
         assert_eq!(outcome(&response, &zone(true), 0), Outcome::Drop);
     }
+
+    #[test]
+    fn nearly_good_questions_get_small_answers_or_none() {
+        let question = |name: &str, kind| {
+            let mut message = Message::query();
+            message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+            message.set_edns(Edns::new());
+            message.to_vec().unwrap()
+        };
+        let good = [
+            question("one.back.end.", RecordType::A),
+            question("2.0.0.10.in-addr.arpa.", RecordType::PTR),
+            question(
+                "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa.",
+                RecordType::PTR,
+            ),
+        ];
+        let good: Vec<&[u8]> = good.iter().map(Vec::as_slice).collect();
+        let zone = zone(true);
+        berth_runtime::mutate::mutants("dns", &good, |bytes| {
+            let most = longest(bytes).max(512);
+            if let Outcome::Answer(message) | Outcome::Forward(message) = outcome(bytes, &zone, 7) {
+                let sent = to_bytes(&message, Some(most)).unwrap_or_default();
+                assert!(sent.len() <= usize::from(most), "{} bytes", sent.len());
+            }
+        });
+    }
 }
