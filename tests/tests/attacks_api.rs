@@ -529,7 +529,6 @@ async fn names_out_of_bounds() {
     let engine = Engine::start().await;
     engine.api.load_busybox().await;
     let before = engine.traces();
-    let long = "x".repeat(5000);
     let hostile = [
         "..",
         ".",
@@ -550,7 +549,6 @@ async fn names_out_of_bounds() {
         "{{.ID}}",
         "a;b",
         "\u{feff}a",
-        long.as_str(),
     ];
     for name in hostile {
         let path = format!("/containers/create{}", query(&[("name", name)]));

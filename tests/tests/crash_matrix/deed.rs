@@ -259,7 +259,7 @@ impl Deed {
                 api.await_output("subject", "ready").await;
             }
             Self::Tag | Self::Untag | Self::RemoveImage | Self::PruneImages => {
-                let image = Image::small("subject:v1", "some text");
+                let image = Image::small("subject:v1", "some text").with("Labels", json!({"subject": ""}));
                 api.load(&image).await;
                 if self == Self::Untag {
                     api.post("/images/subject:v1/tag?repo=subject&tag=v2")
@@ -304,7 +304,7 @@ impl Deed {
             Self::Untag => api.call(Method::DELETE, "/images/subject:v2"),
             Self::RemoveImage => api.call(Method::DELETE, "/images/subject:v1"),
             Self::PruneImages => {
-                let all = filters(&json!({"dangling": ["false"]}));
+                let all = filters(&json!({"dangling": ["false"], "label": ["subject"]}));
                 post(&format!("/images/prune{all}"))
             }
             Self::CreateNetwork => post("/networks/create").json(&network()),
