@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod build;
 pub mod census;
 pub mod client;
 pub mod container;

@@ -3,67 +3,19 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use berth_tests::{
     Engine,
-    client::{filters, query},
+    build::{Told, dockerfile, started},
+    client::filters,
     image::{Compression, Node, Tar},
-    web::Web,
 };
 use http::Method;
-use serde_json::{Value, json};
-
-/// What a build told: its text, its error, the code of a failed command, and the ids of images.
-#[derive(Debug)]
-struct Told {
-    text: String,
-    error: String,
-    code: i64,
-    ids: Vec<String>,
-}
-
-impl Told {
-    fn of(records: &[Value]) -> Self {
-        let text = |name: &str| {
-            records
-                .iter()
-                .filter_map(|r| r[name].as_str())
-                .collect::<String>()
-        };
-        let last = records.last().cloned().unwrap_or_default();
-        let ids = records.iter().filter_map(|r| r["aux"]["ID"].as_str());
-        Self {
-            text: text("stream"),
-            error: text("error"),
-            code: last["errorDetail"]["code"].as_i64().unwrap_or_default(),
-            ids: ids.map(str::to_owned).collect(),
-        }
-    }
-
-    /// The text of a build that went well.
-    fn ok(self) -> String {
-        assert_eq!(self.error, "", "{}", self.text);
-        assert!(self.text.contains("Successfully built "), "{}", self.text);
-        self.text
-    }
-}
-
-fn dockerfile(text: &str) -> Tar {
-    Tar::new().file("Dockerfile", 0o644, text)
-}
+use serde_json::json;
 
 async fn build(engine: &Engine, parameters: &[(&str, &str)], context: Tar) -> Told {
-    let path = format!("/build{}", query(parameters));
-    let reply = engine.api.post_tar(&path, context.finish()).await.expect(200);
-    Told::of(&reply.records())
+    engine.build(parameters, context).await
 }
 
 async fn refused(engine: &Engine, parameters: &[(&str, &str)], context: impl Into<bytes::Bytes>) -> String {
-    let path = format!("/build{}", query(parameters));
-    engine.api.post_tar(&path, context).await.expect(400).message()
-}
-
-async fn started() -> Engine {
-    let engine = Engine::start().await;
-    engine.api.load_busybox().await;
-    engine
+    engine.build_refused(parameters, context).await
 }
 
 #[tokio::test]
@@ -591,26 +543,6 @@ async fn containers_of_steps_go_or_stay() {
         for name in names {
             engine.api.remove(name.trim_start_matches('/')).await;
         }
-    }
-    engine.finish().await;
-}
-
-#[tokio::test]
-async fn a_remote_is_an_archive_or_a_dockerfile() {
-    let engine = started().await;
-    let refused = refused(&engine, &[("remote", "http://127.0.0.1:1/x")], Vec::new()).await;
-    assert!(refused.contains("error downloading remote context"), "{refused}");
-    let text = "FROM busybox\nLABEL from=afar\n";
-    for body in [text.as_bytes().to_vec(), dockerfile(text).finish()] {
-        let web = Web::serve(body).await;
-        let pairs = [("remote", &*web.url("it")), ("t", "remote")];
-        build(&engine, &pairs, Tar::new()).await.ok();
-        let seen = engine.api.get("/images/remote/json").await.expect(200).json();
-        assert_eq!(seen["Config"]["Labels"]["from"], "afar");
-        engine.api.delete("/images/remote").await.expect(200);
-    }
-    for remote in ["http://127.0.0.1:1/x.git#--upload-pack=x", "ftp://x/y"] {
-        self::refused(&engine, &[("remote", remote)], Vec::new()).await;
     }
     engine.finish().await;
 }

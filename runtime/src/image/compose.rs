@@ -1,9 +1,7 @@
 //! Makes images here: from an archive of a root file system, or from another image and a layer on top of it.
 
 use std::{
-    fs::File,
     io::{BufWriter, Write},
-    os::fd::AsFd,
     path::Path,
 };
 
@@ -13,12 +11,11 @@ use super::{
     compress::Compression,
     config::ImageConfig,
     digest::Digest,
-    load::{Loaded, docker, oci},
+    load::{docker, oci},
     manifest::{Descriptor, Manifest, Platform, media},
-    pack::{Options, pack_counted},
     pins::{Lease, Resource},
-    reference::Reference,
     store::{Hold, Image, ImageStore},
+    upper::UpperDir,
 };
 use crate::{Error, Result, error::Context};
 
@@ -32,9 +29,13 @@ pub type WriteLayer<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<()>;
 pub enum LayerFrom<'a> {
     /// An archive.
     Archive(WriteLayer<'a>),
-    /// The upper directory of an overlayfs that is no longer mounted, on the file system of the store, which is taken away.
-    /// One with nothing in it makes no layer.
-    Upper(&'a Path),
+    /// The upper directory of an overlayfs. One without changes makes no layer.
+    Upper {
+        /// Where it is; to be taken, on the file system of the store.
+        path: &'a Path,
+        /// Whether it is no longer mounted and is taken away; else it is read, and stays as it is.
+        taken: bool,
+    },
 }
 
 /// See [`ImageStore::compose_kept`].
@@ -48,24 +49,6 @@ pub fn compose_kept(
     let result = make(store, &lease, base, layer, config).and_then(|(target, keys)| {
         let resolved = oci::resolve(&target, store.blobs(), &lease, store.limits())?;
         store.add_kept(resolved, &keys)
-    });
-    store.collect_after(lease);
-    result
-}
-
-/// See [`ImageStore::compose`].
-pub fn compose(
-    store: &ImageStore,
-    base: Option<&Image>,
-    layer: Option<WriteLayer<'_>>,
-    config: ImageConfig,
-    names: &[Reference],
-) -> Result<Loaded> {
-    let lease = store.pins().lease();
-    let layer = layer.map(LayerFrom::Archive);
-    let result = make(store, &lease, base, layer, config).and_then(|(target, keys)| {
-        let resolved = oci::resolve(&target, store.blobs(), &lease, store.limits())?;
-        store.add(resolved, &keys, names, false)
     });
     store.collect_after(lease);
     result
@@ -97,8 +80,22 @@ fn make(
         Some(LayerFrom::Archive(write)) => {
             Some(new_layer(store, lease, write, &config.rootfs.diff_ids, &keys)?)
         }
-        Some(LayerFrom::Upper(upper)) => {
-            let made = adopt(store, lease, upper)?;
+        Some(LayerFrom::Upper { path, taken }) => {
+            let upper = UpperDir::open(path)?;
+            let made = match (upper.is_empty()?, taken) {
+                (true, _) => None,
+                (false, true) => adopt(store, lease, path, &upper)?,
+                (false, false) => {
+                    let mut write = |out: &mut dyn Write| upper.pack(out).map(drop);
+                    Some(new_layer(
+                        store,
+                        lease,
+                        &mut write,
+                        &config.rootfs.diff_ids,
+                        &keys,
+                    )?)
+                }
+            };
             if made.is_none()
                 && let Some(last) = config.history.last_mut()
             {
@@ -165,14 +162,14 @@ fn new_layer(
 }
 
 /// Makes a layer of an upper directory: its archive is written, and the directory itself becomes the layer's tree.
-fn adopt(store: &ImageStore, lease: &Lease, upper: &Path) -> Result<Option<(Descriptor, Digest, Digest)>> {
-    let root = File::open(upper).context(|| format!("cannot open {}", upper.display()))?;
-    let options = Options {
-        overlay: true,
-        ..Options::default()
-    };
+fn adopt(
+    store: &ImageStore,
+    lease: &Lease,
+    path: &Path,
+    upper: &UpperDir,
+) -> Result<Option<(Descriptor, Digest, Digest)>> {
     let mut writer = BufWriter::with_capacity(BUFFER, store.blobs().writer()?);
-    let packed = pack_counted(root.as_fd(), &mut writer, &options)?;
+    let packed = upper.pack(&mut writer)?;
     if packed.entries == 0 {
         return Ok(None);
     }
@@ -184,7 +181,7 @@ fn adopt(store: &ImageStore, lease: &Lease, upper: &Path) -> Result<Option<(Desc
     lease.pin(Resource::Blob(digest));
     lease.pin(Resource::Layer(digest));
     blob.commit(None)?;
-    let layer = store.layers().adopt(upper, digest, packed.bytes)?;
+    let layer = store.layers().adopt(path, digest, packed.bytes)?;
     Ok(Some((
         docker::layer_descriptor(digest, size, Compression::None),
         digest,

@@ -55,4 +55,3 @@ pub use reference::Reference;
 pub use save::Selected;
 pub use store::{Check, Fault, Finding, Hold, Image, ImageLayer, ImageStore, Mend, Outcome, Part, Report};
 pub use unpack::{Options as UnpackOptions, Outcome as UnpackOutcome, Whiteouts, unpack};
-pub use upper::UpperDir;

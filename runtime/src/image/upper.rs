@@ -10,7 +10,7 @@ use std::{
 use rustix::fs;
 
 use super::{
-    pack::{self, Options},
+    pack::{self, Options, Packed},
     tree,
 };
 use crate::{Result, error::Context};
@@ -48,15 +48,15 @@ impl UpperDir {
     /// Writes the layer: an uncompressed archive in which removals are whiteouts (OCI image specification, layer.md).
     ///
     /// # Errors
-    /// As [`pack::pack`].
-    pub fn pack(&self, out: impl Write) -> Result<()> {
+    /// As [`pack::pack_counted`].
+    pub fn pack(&self, out: impl Write) -> Result<Packed> {
         let options = Options {
             root: self.has_own_root()?.then(|| b"./".to_vec()),
             overlay: true,
             nanoseconds: false,
             ids: None,
         };
-        pack::pack(self.dir.as_fd(), BufWriter::with_capacity(BUFFER, out), &options)
+        pack::pack_counted(self.dir.as_fd(), BufWriter::with_capacity(BUFFER, out), &options)
     }
 
     fn has_own_root(&self) -> Result<bool> {

@@ -4,6 +4,10 @@ use std::{io, time::Duration};
 
 use berth_runtime::{Error, Result};
 use futures_util::TryStreamExt as _;
+use reqwest::{
+    StatusCode,
+    header::{IF_MODIFIED_SINCE, IF_NONE_MATCH},
+};
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
@@ -20,6 +24,28 @@ pub async fn get(address: &str) -> Result<reqwest::Response> {
     };
     let response = client()?.get(address).send().await.map_err(failed)?;
     response.error_for_status().map_err(failed)
+}
+
+/// The answer of what is at `address`, unless the server says that it is what it was: what it gave then as `ETag` and
+/// `Last-Modified` tells so.
+///
+/// # Errors
+/// As [`get`].
+pub async fn get_if_changed(address: &str, tag: &str, modified: &str) -> Result<Option<reqwest::Response>> {
+    let failed = |error: reqwest::Error| {
+        Error::invalid(format!("cannot download {address}")).caused_by(error.without_url())
+    };
+    let mut request = client()?.get(address);
+    for (name, value) in [(IF_NONE_MATCH, tag), (IF_MODIFIED_SINCE, modified)] {
+        if !value.is_empty() {
+            request = request.header(name, value);
+        }
+    }
+    let response = request.send().await.map_err(failed)?;
+    if response.status() == StatusCode::NOT_MODIFIED {
+        return Ok(None);
+    }
+    response.error_for_status().map(Some).map_err(failed)
 }
 
 /// What is at `address`, while it comes.

@@ -12,7 +12,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::resolve::{self, Kind, real};
+use super::{
+    chmod::Chmod,
+    resolve::{self, Kind, real},
+};
 use crate::{
     Error, Result,
     error::Context,
@@ -28,90 +31,6 @@ use crate::{
 
 /// The mode of directories that have to be made on the way.
 const MADE_MODE: u32 = 0o755;
-
-/// How `--chmod` changes a mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Chmod {
-    /// To this one.
-    Octal(u32),
-    /// By clauses of who, operator and permissions (chmod(1)): bits of user, group and others; `+`, `-` or `=`;
-    /// permission letters.
-    Symbolic(Vec<(Vec<char>, char, Vec<char>)>),
-}
-
-impl Chmod {
-    /// Reads `755`, `u=rwX,go=rX`.
-    ///
-    /// # Errors
-    /// Invalid for anything else.
-    pub fn parse(text: &str) -> Result<Self> {
-        let refused = || {
-            Error::invalid(format!(
-                "invalid chmod parameter: '{text}'. it should be octal string or a symbolic mode"
-            ))
-        };
-        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-            let mode = u32::from_str_radix(text, 8).map_err(|_| refused())?;
-            return if mode <= 0o7777 {
-                Ok(Self::Octal(mode))
-            } else {
-                Err(refused())
-            };
-        }
-        let clause = |clause: &str| {
-            let at = clause.find(['+', '-', '=']).ok_or_else(refused)?;
-            let (who, rest) = clause.split_at(at);
-            let mut rest = rest.chars();
-            let operator = rest.next().ok_or_else(refused)?;
-            let permissions: Vec<char> = rest.collect();
-            let sound =
-                who.chars().all(|c| "ugoa".contains(c)) && permissions.iter().all(|c| "rwxXst".contains(*c));
-            match sound {
-                true => Ok((who.chars().collect(), operator, permissions)),
-                false => Err(refused()),
-            }
-        };
-        Ok(Self::Symbolic(
-            text.split(',').map(clause).collect::<Result<_>>()?,
-        ))
-    }
-
-    fn apply(&self, mode: u32, is_dir: bool) -> u32 {
-        let clauses = match self {
-            Self::Octal(mode) => return *mode,
-            Self::Symbolic(clauses) => clauses,
-        };
-        let mut mode = mode & 0o7777;
-        for (who, operator, permissions) in clauses {
-            let all = who.is_empty() || who.contains(&'a');
-            let mut mask = 0;
-            for (letter, bits) in [('u', 0o4700), ('g', 0o2070), ('o', 0o1007)] {
-                if all || who.contains(&letter) {
-                    mask |= bits;
-                }
-            }
-            let mut bits = 0;
-            for permission in permissions {
-                bits |= match permission {
-                    'r' => 0o444,
-                    'w' => 0o222,
-                    'x' => 0o111,
-                    'X' if is_dir || mode & 0o111 != 0 => 0o111,
-                    's' => 0o6000,
-                    't' => 0o1000,
-                    _ => 0,
-                };
-            }
-            bits &= mask | if permissions.contains(&'t') { 0o1000 } else { 0 };
-            mode = match operator {
-                '+' => mode | bits,
-                '-' => mode & !bits,
-                _ => (mode & !(mask & 0o777)) | bits,
-            };
-        }
-        mode
-    }
-}
 
 /// How to copy.
 pub struct CopyOptions<'a> {
@@ -186,7 +105,8 @@ pub fn copy(
     })
 }
 
-/// Unpacks an archive, compressed or not, into the directory `destination` below `to`, which is made if missing.
+/// Unpacks an archive, compressed or not, into the directory `destination` below `to`, which is made if missing, and then
+/// belongs to `owner`; what is in the archive belongs to whom it says.
 ///
 /// # Errors
 /// As [`unpack::unpack`].
@@ -214,7 +134,6 @@ pub fn unpack_into(
     let dir = copier.open(to, &real(&found.path)?, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let options = Options {
         whiteouts: Whiteouts::Literal,
-        owner,
         limits: limits.clone(),
         ..Options::default()
     };
@@ -480,31 +399,4 @@ fn failed(path: &RelPath, errno: Errno) -> Error {
         _ => crate::Kind::Internal,
     };
     Error::new(kind, format!("cannot copy {:?}", path.display())).caused_by(errno)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modes() {
-        for (text, mode, is_dir, expected) in [
-            ("755", 0o644, false, 0o755),
-            ("4755", 0o644, false, 0o4755),
-            ("u=rwX,go=rX", 0o600, false, 0o644),
-            ("u=rwX,go=rX", 0o700, true, 0o755),
-            ("+x", 0o644, false, 0o755),
-            ("go-rwx", 0o777, false, 0o700),
-            ("a+t,u+s", 0o755, true, 0o5755),
-        ] {
-            assert_eq!(
-                Chmod::parse(text).unwrap().apply(mode, is_dir),
-                expected,
-                "{text}"
-            );
-        }
-        for text in ["", "999", "77777", "u", "z=r", "u=q"] {
-            assert!(Chmod::parse(text).is_err(), "{text}");
-        }
-    }
 }

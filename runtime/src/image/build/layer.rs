@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self as std_fs, File, Permissions},
-    io::{BufReader, BufWriter, Seek, SeekFrom, Write as _},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::fs::PermissionsExt,
@@ -22,14 +21,7 @@ use super::{
 use crate::{
     Error, Result,
     error::Context,
-    image::{
-        limits::Limits,
-        pack::{self, pack},
-        path::RelPath,
-        tree,
-        unpack::{self, Options},
-        xattr,
-    },
+    image::{path::RelPath, tree, xattr},
 };
 
 /// Gives `path` exactly this mode.
@@ -99,39 +91,6 @@ pub fn copy_attributes(root: BorrowedFd<'_>, path: &[u8], to: &Path) -> Result<(
     )
     .map_err(|e| failed(&path, e))?;
     fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(|e| failed(&path, e))
-}
-
-/// Copies the upper directory of an overlayfs, whiteouts and all, to `to`, which must not exist.
-///
-/// # Errors
-/// If the file system fails.
-pub fn copy_layer(upper: &Path, to: &Path) -> Result<()> {
-    std_fs::create_dir(to).context(|| "cannot make a layer")?;
-    set_mode(to, 0o755)?;
-    let (from, to) = (
-        File::open(upper).context(|| "cannot open a layer")?,
-        File::open(to).context(|| "cannot open a layer")?,
-    );
-    let archive = tempfile::tempfile().context(|| "cannot make a temporary file")?;
-    let mut out = BufWriter::new(archive);
-    let options = pack::Options {
-        overlay: true,
-        nanoseconds: true,
-        ..pack::Options::default()
-    };
-    pack(from.as_fd(), &mut out, &options)?;
-    out.flush().context(|| "cannot write a layer")?;
-    let mut archive = out
-        .into_inner()
-        .map_err(|e| Error::internal("cannot write a layer").caused_by(e.into_error()))?;
-    archive
-        .seek(SeekFrom::Start(0))
-        .context(|| "cannot read a layer")?;
-    let options = Options {
-        limits: Limits::default(),
-        ..Options::default()
-    };
-    unpack::unpack(BufReader::new(archive), to.as_fd(), &options).map(drop)
 }
 
 /// Takes out of an upper directory what was only made to mount something on: empty files and directories at `places` that

@@ -47,7 +47,7 @@ pub use self::{
 use super::{
     base,
     blobs::BlobStore,
-    compose::{self, LayerFrom, WriteLayer},
+    compose::{self, LayerFrom},
     compress,
     config::ImageConfig,
     digest::Digest,
@@ -164,11 +164,12 @@ impl ImageStore {
     pub fn compose(
         &self,
         base: Option<&Image>,
-        layer: Option<WriteLayer<'_>>,
+        layer: Option<LayerFrom<'_>>,
         config: ImageConfig,
         names: &[Reference],
     ) -> Result<Loaded> {
-        compose::compose(self, base, layer, config, names)
+        let hold = self.compose_kept(base, layer, config)?;
+        self.reveal(&hold, names)
     }
 
     /// [`Self::compose`] for an image that nobody sees: it is there for who holds it, as if it were removed already.
@@ -188,7 +189,7 @@ impl ImageStore {
     /// Makes an image that is held one that everybody sees, and names it.
     ///
     /// # Errors
-    /// If the file system fails; then nothing has changed but names that were given before.
+    /// If the file system fails. Then it is seen by nobody, if it was not before; names that were given before stay.
     pub fn reveal(&self, hold: &Hold, names: &[Reference]) -> Result<Loaded> {
         let id = hold.image().id;
         let hidden = |store: &Self| store.now().images.get(&id).is_none_or(|image| image.removed);
@@ -208,7 +209,17 @@ impl ImageStore {
                 next.images.insert(id, Arc::new(image));
             });
         }
-        self.name_all(&id, names)
+        let named = self.name_all(&id, names);
+        if named.is_err() && was_hidden {
+            let mut image = Image::clone(hold.image());
+            image.removed = true;
+            self.records.write_image(&image)?;
+            self.publish(|next| {
+                next.names.retain(|_, target| *target != id);
+                next.images.insert(id, Arc::new(image));
+            });
+        }
+        named
     }
 
     /// A directory under construction on the file system of the layers. It vanishes when it is dropped.
@@ -229,7 +240,7 @@ impl ImageStore {
             std::io::copy(&mut archive, out).map_err(super::tar_reader::read_error)?;
             Ok(())
         };
-        self.compose(None, Some(&mut write), config, names)
+        self.compose(None, Some(LayerFrom::Archive(&mut write)), config, names)
     }
 
     /// Writes images to an archive: an OCI image layout that is a `docker save` archive too. The same images make the

@@ -13,6 +13,7 @@ use super::*;
 use crate::{
     Kind,
     image::{
+        LayerFrom,
         manifest::media,
         testing::{Item, Tar, TestImage, descriptor, docker_archive, oci_archive},
     },
@@ -1001,7 +1002,7 @@ fn imported_and_composed_images() {
         .store
         .compose(
             Some(&plain),
-            Some(&mut write),
+            Some(LayerFrom::Archive(&mut write)),
             config.clone(),
             &[reference("c:1")],
         )
@@ -1028,7 +1029,7 @@ fn imported_and_composed_images() {
     let mut fail = |_: &mut dyn std::io::Write| Err(Error::conflict("given up"));
     let error = ground
         .store
-        .compose(None, Some(&mut fail), config, &[])
+        .compose(None, Some(LayerFrom::Archive(&mut fail)), config, &[])
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     assert_eq!(ground.files(), before);

@@ -24,8 +24,12 @@ use berth_runtime::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::engine::time;
+
+/// What is written beside a directory that steps keep.
+const KEPT_RECORD: &str = "mount.json";
 
 /// The build cache. Clones are the same cache.
 #[derive(Clone, Debug)]
@@ -44,13 +48,53 @@ struct Shared {
     /// Steps that somebody is at, so that others wait for the result.
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Kept directories in use.
-    mounted: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    mounted: Mutex<HashMap<String, Arc<RwLock<()>>>>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
     record: Record,
     hold: Arc<Hold>,
+}
+
+/// Who else may use a kept directory at the same time (`sharing` of `RUN --mount=type=cache`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Everybody.
+    #[default]
+    Shared,
+    /// Nobody; who comes meanwhile gets another directory.
+    Private,
+    /// Nobody; who comes meanwhile waits.
+    Locked,
+}
+
+/// A kept directory in use. It is not pruned as long as this lives.
+#[derive(Debug)]
+pub struct Kept {
+    /// Where it is.
+    pub path: PathBuf,
+    _use: Use,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held until the directory is no longer used")]
+enum Use {
+    Shared(OwnedRwLockReadGuard<()>),
+    Alone(OwnedRwLockWriteGuard<()>),
+}
+
+/// What is written beside a kept directory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeptRecord {
+    id: String,
+    created: Timestamp,
+    used: Timestamp,
+    uses: i64,
+    /// Whether it was fetched by its address.
+    #[serde(default)]
+    download: bool,
 }
 
 /// A step that was built.
@@ -190,18 +234,7 @@ impl Cache {
     }
 
     fn write(&self, key: &str, record: &Record) -> Result<()> {
-        let bytes = serde_json::to_vec(record).context(|| "cannot describe a step of a build")?;
-        let (path, new) = (
-            self.path(key),
-            self.0
-                .records
-                .join(format!(".{key}-{:08x}", rand::random::<u32>())),
-        );
-        hit("build.record")
-            .and_then(|()| fs::write(&new, bytes))
-            .and_then(|()| hit("build.record-rename"))
-            .and_then(|()| fs::rename(&new, &path))
-            .context(|| format!("cannot write {}", path.display()))
+        replace(&self.path(key), record)
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -213,24 +246,69 @@ impl Cache {
         claim(&self.0.busy, key).lock_owned().await
     }
 
-    /// The directory that steps keep under `id`; with `locked` for one step at a time. Blocks until then.
+    /// The directory that steps keep under `id`. Waits until it may be used.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub async fn directory(
-        &self,
-        id: &str,
-        locked: bool,
-    ) -> Result<(PathBuf, Option<tokio::sync::OwnedMutexGuard<()>>)> {
-        let name = key(&[id.as_bytes()]);
-        let guard = match locked {
-            true => Some(claim(&self.0.mounted, &name).lock_owned().await),
-            false => None,
+    pub async fn directory(&self, id: &str, sharing: Sharing) -> Result<Kept> {
+        self.kept(id, sharing, false).await
+    }
+
+    /// The directory where what is fetched from `address` is kept, for one at a time.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub async fn download(&self, address: &str) -> Result<Kept> {
+        // Neither passwords nor what else an address may say are shown.
+        let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let host = host.rsplit('@').next().unwrap_or_default();
+        let shown = format!("{scheme}://{host}/{path}\0{}", key(&[address.as_bytes()]));
+        self.kept(&shown, Sharing::Locked, true).await
+    }
+
+    async fn kept(&self, id: &str, sharing: Sharing, download: bool) -> Result<Kept> {
+        let lock = |name: &str| claim(&self.0.mounted, name);
+        let name = match download {
+            true => key(&[b"download", id.as_bytes()]),
+            false => key(&[id.as_bytes()]),
+        };
+        let (name, used) = match sharing {
+            Sharing::Shared => (name.clone(), Use::Shared(lock(&name).read_owned().await)),
+            Sharing::Locked => (name.clone(), Use::Alone(lock(&name).write_owned().await)),
+            Sharing::Private => {
+                let mut found = lock(&name).try_write_owned().map(|guard| (name, guard));
+                let mut number = 0_u64;
+                while found.is_err() {
+                    number += 1;
+                    let other = key(&[id.as_bytes(), &number.to_le_bytes()]);
+                    found = lock(&other).try_write_owned().map(|guard| (other, guard));
+                }
+                let (name, guard) =
+                    found.map_err(|error| Error::internal("no directory is free").caused_by(error))?;
+                (name, Use::Alone(guard))
+            }
         };
         let path = self.0.mounts.join(&name);
         fs::create_dir_all(path.join("fs")).context(|| format!("cannot make {}", path.display()))?;
-        fs::write(path.join("id"), id).context(|| format!("cannot describe {}", path.display()))?;
-        Ok((path.join("fs"), guard))
+        let now = Timestamp::now();
+        let known = kept_record(&path).unwrap_or_else(|| KeptRecord {
+            created: now,
+            ..KeptRecord::default()
+        });
+        let record = KeptRecord {
+            id: id.to_owned(),
+            used: now,
+            uses: known.uses + 1,
+            download,
+            ..known
+        };
+        replace(&path.join(KEPT_RECORD), &record)?;
+        Ok(Kept {
+            path: path.join("fs"),
+            _use: used,
+        })
     }
 
     /// All records, as `/system/df` shows them. Sizes of kept directories are measured, so it blocks.
@@ -265,19 +343,21 @@ impl Cache {
             return Vec::new();
         };
         let shown = |path: PathBuf| {
-            let id = fs::read_to_string(path.join("id")).ok()?;
-            let changed = fs::metadata(&path).and_then(|m| m.modified()).ok();
-            let created = changed
-                .and_then(|time| Timestamp::try_from(time).ok())
-                .unwrap_or_default();
+            let record = kept_record(&path)?;
+            let name = path.file_name()?.to_str()?;
+            let (kind, what) = match record.download {
+                true => (BuildCacheType::Regular, "http url"),
+                false => (BuildCacheType::ExecCachemount, "cached mount"),
+            };
             Some(BuildCache {
-                id: short(path.file_name()?.to_str()?),
-                r#type: BuildCacheType::ExecCachemount,
-                description: format!("cached mount {id}"),
-                in_use: self.is_mounted(path.file_name()?.to_str()?),
+                id: short(name),
+                r#type: kind,
+                description: format!("{what} {}", record.id.split('\0').next().unwrap_or_default()),
+                in_use: self.is_mounted(name),
                 size: i64::try_from(tree_size(&path.join("fs"))).unwrap_or(i64::MAX),
-                created_at: created.to_string(),
-                last_used_at: Some(created.to_string()),
+                created_at: record.created.to_string(),
+                last_used_at: Some(record.used.to_string()),
+                usage_count: record.uses,
                 ..BuildCache::default()
             })
         };
@@ -286,7 +366,7 @@ impl Cache {
 
     fn is_mounted(&self, name: &str) -> bool {
         let mounted = self.0.mounted.lock().unwrap_or_else(PoisonError::into_inner);
-        mounted.get(name).is_some_and(|lock| lock.try_lock().is_err())
+        mounted.get(name).is_some_and(|lock| lock.try_write().is_err())
     }
 
     /// Removes records that no build uses: with `all` every one, else those whose image nobody sees; the least recently
@@ -322,23 +402,14 @@ impl Cache {
     }
 
     fn remove(&self, record: &BuildCache) -> Result<bool> {
-        if record.r#type == BuildCacheType::ExecCachemount {
-            let dirs = fs::read_dir(&self.0.mounts).context(|| "cannot read the build cache")?;
-            for dir in dirs.filter_map(std::result::Result::ok) {
-                if dir.file_name().to_string_lossy().starts_with(&record.id) {
-                    let path = dir.path();
-                    fs::remove_dir_all(&path).context(|| format!("cannot remove {}", path.display()))?;
-                    return Ok(true);
-                }
-            }
-            return Ok(false);
-        }
         let key = self
             .lock()
             .keys()
             .find(|key| key.starts_with(&record.id))
             .cloned();
-        let Some(key) = key else { return Ok(false) };
+        let Some(key) = key else {
+            return self.remove_directory(&record.id);
+        };
         match fs::remove_file(self.path(&key)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::internal("cannot remove a step of a build").caused_by(e));
@@ -348,19 +419,55 @@ impl Cache {
         Ok(self.lock().remove(&key).is_some())
     }
 
+    /// Removes a kept directory, unless a step has begun to use it.
+    fn remove_directory(&self, id: &str) -> Result<bool> {
+        let dirs = fs::read_dir(&self.0.mounts).context(|| "cannot read the build cache")?;
+        for dir in dirs.filter_map(std::result::Result::ok) {
+            let name = dir.file_name().to_string_lossy().into_owned();
+            if name.starts_with(id) {
+                let Ok(_alone) = claim(&self.0.mounted, &name).try_write_owned() else {
+                    return Ok(false);
+                };
+                // It goes with the scratch directory, however deep it is.
+                let (path, aside) = (dir.path(), self.0.store.scratch()?);
+                fs::rename(&path, aside.path().join("removed"))
+                    .context(|| format!("cannot remove {}", path.display()))?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The lock of `key`; locks that nobody holds any more make room.
-fn claim(
-    locks: &Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    key: &str,
-) -> Arc<tokio::sync::Mutex<()>> {
+fn claim<L: Default>(locks: &Mutex<HashMap<String, Arc<L>>>, key: &str) -> Arc<L> {
     let mut locks = locks.lock().unwrap_or_else(PoisonError::into_inner);
     locks.retain(|_, lock| Arc::strong_count(lock) > 1);
     Arc::clone(locks.entry(key.to_owned()).or_default())
+}
+
+/// Writes `record` to `path`, all or nothing.
+pub(super) fn replace(path: &Path, record: &impl Serialize) -> Result<()> {
+    let bytes = serde_json::to_vec(record).context(|| "cannot describe a step of a build")?;
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let new = path.with_file_name(format!(".{name}-{:08x}", rand::random::<u32>()));
+    hit("build.record")
+        .and_then(|()| fs::write(&new, bytes))
+        .and_then(|()| hit("build.record-rename"))
+        .and_then(|()| fs::rename(&new, path))
+        .context(|| format!("cannot write {}", path.display()))
+}
+
+fn kept_record(path: &Path) -> Option<KeptRecord> {
+    serde_json::from_slice(&fs::read(path.join(KEPT_RECORD)).ok()?).ok()
 }
 
 /// Ids as they are shown.
@@ -369,15 +476,18 @@ fn short(key: &str) -> String {
 }
 
 fn tree_size(path: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
-    let sizes = entries
-        .filter_map(std::result::Result::ok)
-        .map(|entry| match entry.metadata() {
-            Ok(data) if data.is_dir() => tree_size(&entry.path()),
-            Ok(data) => data.len(),
-            Err(_) => 0,
-        });
-    sizes.sum()
+    let (mut size, mut ahead) = (0, vec![path.to_owned()]);
+    while let Some(dir) = ahead.pop() {
+        // What goes meanwhile has no size.
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(data) if data.is_dir() => ahead.push(entry.path()),
+                Ok(data) => size += data.len(),
+                Err(_) => {}
+            }
+        }
+    }
+    size
 }
 
 /// The filters of a prune.

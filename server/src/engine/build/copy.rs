@@ -18,9 +18,9 @@ use berth_runtime::{
 
 use super::{
     context::Context,
-    dockerfile, expand, fetch, glob,
+    dockerfile, expand, fetch, git, glob,
     ignore::Patterns,
-    job::{Job, blocking, use_cached},
+    job::{Changed, Job, blocking, use_cached},
     metadata::working_directory,
     owner,
     progress::{Failed, Out},
@@ -36,8 +36,39 @@ struct Source {
     kind: Kind,
     /// Path that `--parents` keeps.
     parents: Vec<u8>,
+    /// The path by which `--exclude` knows it: a file's name, and with `--parents` all that is kept.
+    shown: Vec<u8>,
     /// Whether it came by its address, and is an archive only if that was asked for.
     fetched: bool,
+}
+
+impl Source {
+    /// Something that was made or fetched for this step alone.
+    fn new(tree: Arc<Tree>, path: Vec<u8>, kind: Kind) -> Self {
+        Self {
+            shown: if kind == Kind::Directory {
+                Vec::new()
+            } else {
+                path.clone()
+            },
+            tree,
+            path,
+            kind,
+            parents: Vec::new(),
+            fetched: true,
+        }
+    }
+
+    /// Whether `--exclude` leaves out what is at `below` in it; nothing below it is the source itself.
+    fn leaves_out(&self, exclude: &Patterns, below: &[u8]) -> bool {
+        let slash: &[u8] = if self.shown.is_empty() || below.is_empty() {
+            b""
+        } else {
+            b"/"
+        };
+        let path = [&self.shown, slash, below].concat();
+        !exclude.is_empty() && !path.is_empty() && exclude.leave_out(&String::from_utf8_lossy(&path))
+    }
 }
 
 /// A tree that is copied from.
@@ -122,7 +153,7 @@ pub async fn copy(
             Arc::new(merged(job.store(), &source).await?)
         }
     };
-    let sources = sources(job, copy, &words, tree, state, out).await?;
+    let sources = sources(job, copy, &words, tree, state, target.ends_with('/'), out).await?;
     if sources.len() > 1 && !target.ends_with('/') {
         return Err(Error::invalid(format!(
             "When using {name} with more than one source file, the destination must be a directory and end with a /"
@@ -133,9 +164,10 @@ pub async fn copy(
     let (list, patterns) = (sources.clone(), exclude.clone());
     let digest = blocking(move || fingerprint(&list, &patterns)).await?;
     let what = match sources.as_slice() {
-        [one] if one.kind == Kind::Directory => "dir",
-        [_] => "file",
-        _ => "multi",
+        [_] if copy.add && fetch::is_remote(&words.concat()) => "",
+        [one] if one.kind == Kind::Directory => "dir:",
+        [_] => "file:",
+        _ => "multi:",
     };
     let mut flags = String::new();
     if let Some(chown) = &chown {
@@ -144,7 +176,7 @@ pub async fn copy(
     if let Some(chmod) = &copy.chmod {
         flags.push_str(&format!("--chmod={chmod}"));
     }
-    let created_by = state.remark(&format!("{name} {flags}{what}:{digest} in {target} "), true);
+    let created_by = state.remark(&format!("{name} {flags}{what}{digest} in {target} "), true);
     let details = format!(
         "{:?}{:?}{:?}{:?}{}",
         copy.parents,
@@ -176,7 +208,7 @@ pub async fn copy(
     };
     let (job_, lowers) = (Arc::clone(job), state.lowers(job.store()));
     let layer = blocking(move || carry_out(&job_, work, lowers, chown.as_deref())).await?;
-    let hold = job.commit(state, &created_by, false, Some(layer.upper())).await?;
+    let hold = job.commit(state, &created_by, Some(layer.changed())).await?;
     job.keep(state, key, &created_by, &hold).await?;
     state.image = Some(hold);
     out.text(format!(" ---> {}\n", state.short_id())).await?;
@@ -203,7 +235,7 @@ pub async fn workdir(job: &Arc<Job>, state: &mut State, path: &str, out: &Out) -
         Ok(layer.unmounted())
     })
     .await?;
-    let hold = job.commit(state, &created_by, false, Some(layer.upper())).await?;
+    let hold = job.commit(state, &created_by, Some(layer.changed())).await?;
     job.keep(state, key, &created_by, &hold).await?;
     state.image = Some(hold);
     out.text(format!(" ---> {}\n", state.short_id())).await?;
@@ -262,8 +294,11 @@ impl Layer {
     }
 
     /// What was written.
-    pub fn upper(&self) -> PathBuf {
-        self.scratch.path().join("upper")
+    pub fn changed(&self) -> Changed {
+        Changed {
+            upper: self.scratch.path().join("upper"),
+            taken: true,
+        }
     }
 }
 
@@ -291,6 +326,8 @@ async fn sources(
     words: &[String],
     tree: Arc<Tree>,
     state: &State,
+    // Whether a file goes into a directory, under its own name.
+    needs_name: bool,
     out: &Out,
 ) -> Result<Vec<Source>, Failed> {
     let mut sources = Vec::new();
@@ -307,8 +344,11 @@ async fn sources(
             let (store, name) = (Arc::clone(job.store()), heredoc.name.clone());
             sources.push(blocking(move || made(&store, &name, content.as_bytes())).await?);
         } else if copy.add && fetch::is_remote(word) {
-            let context = fetch::fetch(job, word, copy, out).await?;
-            sources.push(context_source(context)?);
+            let context = fetch::fetch(job, word, copy, needs_name, out).await?;
+            sources.push(match git::is_git(word) {
+                true => Source::new(Arc::new(Tree::Made(context)), Vec::new(), Kind::Directory),
+                false => only_file(context)?,
+            });
         } else {
             let (tree, word, from, parents) =
                 (Arc::clone(&tree), word.clone(), copy.from.clone(), copy.parents);
@@ -334,27 +374,14 @@ fn made(store: &ImageStore, name: &str, content: &[u8]) -> Result<Source> {
     let path = context.path().join(name);
     std::fs::write(&path, content).context(|| "cannot write a text of the Dockerfile")?;
     build::set_mode(&path, 0o644)?;
-    let mut source = context_source(context)?;
-    source.fetched = true;
-    Ok(source)
+    only_file(context)
 }
 
-/// The one thing that a made context holds, or all of it if it holds a directory.
-fn context_source(context: Context) -> Result<Source> {
+/// The file that a made context holds.
+fn only_file(context: Context) -> Result<Source> {
     let names = build::names(context.root(), b"")?;
-    let (path, kind) = match names.as_slice() {
-        [name] if build::resolve(context.root(), name)?.kind == Some(Kind::File) => {
-            (name.clone(), Kind::File)
-        }
-        _ => (Vec::new(), Kind::Directory),
-    };
-    Ok(Source {
-        tree: Arc::new(Tree::Made(context)),
-        path,
-        kind,
-        parents: Vec::new(),
-        fetched: true,
-    })
+    let name = names.first().cloned().unwrap_or_default();
+    Ok(Source::new(Arc::new(Tree::Made(context)), name, Kind::File))
 }
 
 /// What `word` names in a tree.
@@ -370,7 +397,10 @@ fn found(tree: Arc<Tree>, word: &str, name: &str, other: bool, parents: bool) ->
         ))
     };
     // `--parents` keeps what comes after `/./`.
-    let kept = word.split_once("/./").map_or(word, |(_, kept)| kept);
+    let (before, kept) = match word.split_once("/./") {
+        Some(parts) if parents => parts,
+        _ => ("", word),
+    };
     let mut paths: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     if glob::is_pattern(word) {
         let cleaned: Vec<&str> = word
@@ -394,8 +424,14 @@ fn found(tree: Arc<Tree>, word: &str, name: &str, other: bool, parents: bool) ->
                     )
                 })
         };
+        let dropped = before
+            .split('/')
+            .filter(|part| !matches!(*part, "" | "."))
+            .count();
         for path in build::find(tree.root(), &enter, &fits)? {
-            paths.push((path.clone(), path));
+            let kept: Vec<&[u8]> = path.split(|b| *b == b'/').skip(dropped).collect();
+            let kept = kept.join(&b'/');
+            paths.push((path, kept));
         }
         if paths.is_empty() {
             return Err(match other {
@@ -413,6 +449,11 @@ fn found(tree: Arc<Tree>, word: &str, name: &str, other: bool, parents: bool) ->
     for (path, kept) in paths {
         let found = build::resolve(tree.root(), &path)?;
         let kind = found.kind.ok_or_else(missing)?;
+        let shown = match (parents, kind) {
+            (true, _) => kept.clone(),
+            (false, Kind::Directory) => Vec::new(),
+            (false, _) => path.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec(),
+        };
         let kept_parent = match parents {
             true => match kept.iter().rposition(|b| *b == b'/') {
                 Some(at) if kind != Kind::Directory => kept.get(..at).unwrap_or_default().to_vec(),
@@ -426,6 +467,7 @@ fn found(tree: Arc<Tree>, word: &str, name: &str, other: bool, parents: bool) ->
             path: found.path,
             kind,
             parents: kept_parent,
+            shown,
             fetched: false,
         });
     }
@@ -434,9 +476,9 @@ fn found(tree: Arc<Tree>, word: &str, name: &str, other: bool, parents: bool) ->
 
 fn fingerprint(sources: &[Source], exclude: &Patterns) -> Result<String> {
     let mut all = Fingerprint::default();
-    let leave_out = |path: &[u8]| !exclude.is_empty() && exclude.leave_out(&String::from_utf8_lossy(path));
-    for source in sources {
+    for source in sources.iter().filter(|source| !source.leaves_out(exclude, b"")) {
         all.text(&source.parents);
+        let leave_out = |path: &[u8]| source.leaves_out(exclude, path);
         all.path(source.tree.root(), &source.path, &leave_out)?;
     }
     Ok(all.finish())
@@ -453,17 +495,20 @@ fn carry_out(job: &Arc<Job>, mut work: Work, lowers: Vec<PathBuf>, chown: Option
         };
         work.owner = Some(owner);
     }
-    let leave_out =
-        |path: &[u8]| !work.exclude.is_empty() && work.exclude.leave_out(&String::from_utf8_lossy(path));
     let go_on = || job.goes_on();
-    let options = CopyOptions {
-        owner: work.owner,
-        chmod: work.chmod.as_ref(),
-        leave_out: &leave_out,
-        go_on: &go_on,
-    };
     let limits = Limits::default();
-    for source in &work.sources {
+    for source in work
+        .sources
+        .iter()
+        .filter(|source| !source.leaves_out(&work.exclude, b""))
+    {
+        let leave_out = |path: &[u8]| source.leaves_out(&work.exclude, path);
+        let options = CopyOptions {
+            owner: work.owner,
+            chmod: work.chmod.as_ref(),
+            leave_out: &leave_out,
+            go_on: &go_on,
+        };
         let mut destination = work.destination.clone().into_bytes();
         if work.parents && !source.parents.is_empty() {
             destination.push(b'/');
@@ -471,7 +516,7 @@ fn carry_out(job: &Arc<Job>, mut work: Work, lowers: Vec<PathBuf>, chown: Option
         }
         let may_unpack = work.add && source.kind == Kind::File && work.unpack.unwrap_or(!source.fetched);
         if may_unpack && let Some(archive) = archive(source, &limits)? {
-            build::unpack_into(archive, layer.root(), &destination, None, &limits)?;
+            build::unpack_into(archive, layer.root(), &destination, work.owner, &limits)?;
             continue;
         }
         build::copy(

@@ -46,6 +46,7 @@ struct Scanner<'a> {
     escape: char,
     variables: &'a Variables,
     raw_quotes: bool,
+    in_pattern: bool,
     depth: usize,
 }
 
@@ -97,6 +98,7 @@ impl<'a> Scanner<'a> {
             escape,
             variables,
             raw_quotes: false,
+            in_pattern: false,
             depth: 0,
         }
     }
@@ -126,6 +128,11 @@ impl<'a> Scanner<'a> {
                     out.splitting(&value);
                 }
                 c if c == self.escape => match self.rest.next() {
+                    // In a pattern these keep the meaning that the escape has taken off them.
+                    Some(next @ ('*' | '?')) if self.in_pattern => {
+                        out.raw("\\");
+                        out.raw(next.encode_utf8(&mut buffer));
+                    }
                     Some(next) if self.raw_quotes && next != '$' && next != self.escape => {
                         out.raw(c.encode_utf8(&mut buffer));
                         out.raw(next.encode_utf8(&mut buffer));
@@ -218,12 +225,12 @@ impl<'a> Scanner<'a> {
             }
             Some(end @ ('#' | '%')) => {
                 let greedy = self.rest.next_if_eq(&end).is_some();
-                let pattern = self.text(Some('}'))?.0;
+                let pattern = self.pattern('}')?;
                 Ok(trimmed(&value.unwrap_or_default(), &pattern, end, greedy))
             }
             Some('/') => {
                 let all = self.rest.next_if_eq(&'/').is_some();
-                let pattern = self.text(Some('/'))?.0;
+                let pattern = self.pattern('/')?;
                 let replacement = self.text(Some('}'))?.0;
                 Ok(replaced(&value.unwrap_or_default(), &pattern, &replacement, all))
             }
@@ -251,6 +258,14 @@ impl<'a> Scanner<'a> {
                 return Err(Error::invalid(format!("{name}: {message}")));
             }
         })
+    }
+
+    /// A pattern up to `end`: only `*` and `?` mean more than themselves.
+    fn pattern(&mut self, end: char) -> Result<String> {
+        let outer = std::mem::replace(&mut self.in_pattern, true);
+        let pattern = self.text(Some(end))?.0;
+        self.in_pattern = outer;
+        Ok(pattern.replace('[', "\\["))
     }
 
     fn name(&mut self) -> String {
@@ -333,9 +348,16 @@ mod tests {
     use super::*;
 
     fn variables() -> Variables {
-        [("A", "one"), ("B", "two words"), ("E", ""), ("P", "a/b/c.tar.gz")]
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .into()
+        [
+            ("A", "one"),
+            ("B", "two words"),
+            ("E", ""),
+            ("P", "a/b/c.tar.gz"),
+            ("S", "foobarbaz"),
+            ("W", "*[x]?"),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into()
     }
 
     #[test]
@@ -347,7 +369,11 @@ mod tests {
             ("${A:?bad} ${A?bad}", "one one"),
             ("${P#*/} ${P##*/}", "b/c.tar.gz c.tar.gz"),
             ("${P%.*} ${P%%.*}", "a/b/c.tar a/b/c"),
-            ("${P/b/X} ${P//[ac]/-}", "a/X/c.tar.gz -/b/-.t-r.gz"),
+            ("${P/b/X} ${P//a/-}", "a/X/c.tar.gz -/b/c.t-r.gz"),
+            ("${S#f*b} ${S##f*b} ${S%b*} ${S%%b*}", "arbaz az foobar foo"),
+            ("${S/ba/fo} ${S//ba/fo} ${S/o?/-}", "fooforbaz fooforfoz f-barbaz"),
+            ("${W#\\*} ${W%\\?} ${W/[x]/y}", "[x]? *[x] *y?"),
+            ("${S/$A/} ${S/bar}", "foobarbaz foobaz"),
             ("${N:-${A:-z}}", "one"),
             ("\\$A '$A' \"$A\" \"\\$A\" a\\ b", "$A $A one $A a b"),
             ("$ $$ ${A}", "$ $$ one"),

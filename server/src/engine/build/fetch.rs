@@ -1,53 +1,46 @@
-//! What comes by its address: files over HTTP, repositories by git.
+//! What comes by its address: contexts and files over HTTP.
 
 use std::{
     fs,
     io::{Read, Write},
     path::Path,
-    process::Stdio,
     sync::Arc,
-    time::Duration,
+    time::SystemTime,
 };
 
 use berth_runtime::{Error, Result, error::Context as _, image::build};
 use futures_util::StreamExt as _;
+use reqwest::header::{CONTENT_DISPOSITION, ETAG, HeaderName, LAST_MODIFIED};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    cache,
     context::Context,
     dockerfile::{self, Dockerfile},
+    git,
     job::{Job, blocking},
     progress::{Failed, Out},
 };
 use crate::engine::{Engine, download};
 
-/// How long git may take.
-const GIT_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a Dockerfile that comes by its address may be, in bytes.
 const DOCKERFILE_MAX: usize = 4 << 20;
 /// How many bytes one file may have.
 const FILE_MAX: u64 = 64 << 30;
+/// What is known of a kept download.
+const RECORD: &str = "download.json";
 
 /// Whether `text` is an address.
 pub fn is_remote(text: &str) -> bool {
-    is_http(text) || is_git(text)
+    is_http(text) || git::is_git(text)
 }
 
 fn is_http(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// Whether `text` names a git repository (Docker's rule for `remote`).
-pub fn is_git(text: &str) -> bool {
-    let path = text.split('#').next().unwrap_or_default();
-    (is_http(text) && path.ends_with(".git"))
-        || text.starts_with("git://")
-        || text.starts_with("git@")
-        || text.starts_with("ssh://")
-        || text.starts_with("github.com/")
-}
-
-/// Fetches a source of `ADD`.
+/// Fetches a source of `ADD`. A file gets the name it has at its address, or any if `needs_name` is not set.
 ///
 /// # Errors
 /// Invalid if it cannot be had, or is not what `--checksum` says.
@@ -55,52 +48,129 @@ pub async fn fetch(
     job: &Arc<Job>,
     address: &str,
     copy: &dockerfile::Copy,
+    needs_name: bool,
     out: &Out,
 ) -> Result<Context, Failed> {
-    if is_git(address) {
-        return Ok(clone(&job.engine, address, copy.keep_git).await?);
+    if git::is_git(address) {
+        out.text(format!("Fetching {address}\n")).await?;
+        return Ok(git::clone(&job.engine, address, copy.keep_git, copy.checksum.as_deref()).await?);
     }
-    let store = Arc::clone(job.store());
-    let context = blocking(move || Context::empty(&store)).await?;
-    let name = file_name(address)
-        .ok_or_else(|| Error::invalid(format!("cannot determine filename from URL: {address}")))?;
-    let path = context.path().join(name);
     out.text(format!("Downloading {address}\n")).await?;
-    let (digest, modified) = save(address, &path).await?;
+    let kept = job.engine.build_cache.download(address).await?;
+    let known = Known::read(&kept.path).filter(|_| !job.options.no_cache);
+    let known = renew(address, &kept.path, known).await?;
     if let Some(expected) = &copy.checksum
-        && *expected != digest
+        && *expected != known.digest
     {
-        return Err(Error::invalid(format!("digest mismatch {digest}: expected {expected}")).into());
+        return Err(Error::invalid(format!("digest mismatch {}: expected {expected}", known.digest)).into());
     }
+    let name = known.name.as_deref().or_else(|| file_name(address));
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None if !needs_name => "download".to_owned(),
+        None => {
+            return Err(Error::invalid(format!("cannot determine filename from URL: {address}")).into());
+        }
+    };
+    let store = Arc::clone(job.store());
+    let context = blocking(move || {
+        let context = Context::empty(&store)?;
+        let (body, path) = (kept.path.join(&known.digest), context.path().join(name));
+        fs::hard_link(&body, &path)
+            .or_else(|_| fs::copy(&body, &path).map(drop))
+            .context(|| "cannot take a download")?;
+        Ok(context)
+    });
+    Ok(context.await?)
+}
+
+/// A file as it was fetched; its content is a file named like its digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Known {
+    digest: String,
+    /// `ETag` and `Last-Modified` as the server gave them.
+    tag: String,
+    modified: String,
+    /// What the server calls it.
+    name: Option<String>,
+}
+
+impl Known {
+    fn read(directory: &Path) -> Option<Self> {
+        let known: Self = serde_json::from_slice(&fs::read(directory.join(RECORD)).ok()?).ok()?;
+        directory.join(&known.digest).is_file().then_some(known)
+    }
+}
+
+/// What is at `address` now, in `directory`: what is known if the server says that it has not changed.
+async fn renew(address: &str, directory: &Path, known: Option<Known>) -> Result<Known> {
+    let (tag, modified) = known
+        .as_ref()
+        .map_or(("", ""), |known| (known.tag.as_str(), known.modified.as_str()));
+    let response = match download::get_if_changed(address, tag, modified).await? {
+        Some(response) => response,
+        None => return known.ok_or_else(|| Error::invalid(format!("{address}: the server gives nothing"))),
+    };
+    let header = |name: HeaderName| {
+        let value = response.headers().get(name);
+        value
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let mut fresh = Known {
+        tag: header(ETAG),
+        modified: header(LAST_MODIFIED),
+        name: disposition(&header(CONTENT_DISPOSITION)),
+        ..Known::default()
+    };
+    let new = directory.join("new");
+    fresh.digest = save(response, address, &new).await?;
+    let directory = directory.to_owned();
     blocking(move || {
-        build::set_mode(&path, 0o600)?;
-        let time = modified.unwrap_or(std::time::UNIX_EPOCH);
-        let file = fs::File::options()
+        build::set_mode(&new, 0o600)?;
+        let time = jiff::fmt::rfc2822::parse(&fresh.modified)
+            .ok()
+            .and_then(|at| SystemTime::try_from(at.timestamp()).ok())
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        fs::File::options()
             .write(true)
-            .open(&path)
-            .context(|| "cannot open a download")?;
-        file.set_modified(time).context(|| "cannot date a download")
+            .open(&new)
+            .and_then(|file| file.set_modified(time))
+            .context(|| "cannot date a download")?;
+        fs::rename(&new, directory.join(&fresh.digest)).context(|| "cannot keep a download")?;
+        cache::replace(&directory.join(RECORD), &fresh)?;
+        if let Some(old) = known.filter(|old| old.digest != fresh.digest) {
+            fs::remove_file(directory.join(old.digest)).context(|| "cannot remove an old download")?;
+        }
+        Ok(fresh)
     })
-    .await?;
-    Ok(context)
+    .await
 }
 
 /// The last component of the path of an address.
 fn file_name(address: &str) -> Option<&str> {
     let path = address.split_once("://")?.1.split(['?', '#']).next()?;
-    let name = path.split_once('/')?.1.rsplit('/').next()?;
-    (!matches!(name, "" | "." | "..") && name.len() < 256).then_some(name)
+    sound_name(path.split_once('/')?.1.rsplit('/').next()?)
 }
 
-/// Writes what is at `address` to `path`. Returns its digest and when it was changed.
-async fn save(address: &str, path: &Path) -> Result<(String, Option<std::time::SystemTime>)> {
-    let response = download::get(address).await?;
-    let modified = response
-        .headers()
-        .get("last-modified")
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| jiff::fmt::rfc2822::parse(text).ok())
-        .and_then(|at| std::time::SystemTime::try_from(at.timestamp()).ok());
+/// The name in a `Content-Disposition`.
+fn disposition(value: &str) -> Option<String> {
+    let parameter = value.split(';').skip(1).find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("filename").then_some(value)
+    });
+    let name = parameter?.trim().trim_matches('"');
+    sound_name(name.rsplit(['/', '\\']).next()?).map(str::to_owned)
+}
+
+fn sound_name(name: &str) -> Option<&str> {
+    (!matches!(name, "" | "." | "..") && name.len() < 256 && !name.contains('\0')).then_some(name)
+}
+
+/// Writes an answer to `path`. Returns its digest.
+async fn save(response: reqwest::Response, address: &str, path: &Path) -> Result<String> {
     let mut file = fs::File::create(path).context(|| format!("cannot write {}", path.display()))?;
     let mut hash = Sha256::new();
     let mut body = response.bytes_stream();
@@ -119,7 +189,7 @@ async fn save(address: &str, path: &Path) -> Result<(String, Option<std::time::S
             .context(|| format!("cannot write {}", path.display()))?;
     }
     let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((format!("sha256:{digest}"), modified))
+    Ok(format!("sha256:{digest}"))
 }
 
 /// Makes a context of what `remote` names: a repository, an archive, or a single Dockerfile.
@@ -127,8 +197,8 @@ async fn save(address: &str, path: &Path) -> Result<(String, Option<std::time::S
 /// # Errors
 /// Invalid if it cannot be had or is none of these.
 pub async fn context(engine: &Engine, remote: &str, dockerfile: &str) -> Result<(Context, Dockerfile)> {
-    if is_git(remote) {
-        let context = clone(engine, remote, false).await?;
+    if git::is_git(remote) {
+        let context = git::clone(engine, remote, false, None).await?;
         let name = dockerfile.to_owned();
         return blocking(move || {
             let dockerfile = context.dockerfile(&name)?;
@@ -144,7 +214,9 @@ pub async fn context(engine: &Engine, remote: &str, dockerfile: &str) -> Result<
     let store = Arc::clone(engine.images.store());
     let holder = blocking(move || store.scratch()).await?;
     let path = holder.path().join("download");
-    save(remote, &path).await.map_err(|error| {
+    let response = download::get(remote);
+    let saving = async { save(response.await?, remote, &path).await };
+    saving.await.map_err(|error| {
         let message = format!("error downloading remote context {remote}");
         Error::new(error.kind(), message).caused_by(error)
     })?;
@@ -174,148 +246,25 @@ pub async fn context(engine: &Engine, remote: &str, dockerfile: &str) -> Result<
     .await
 }
 
-/// Fetches one commit of a repository: `ADDRESS#REF:DIRECTORY`.
-async fn clone(engine: &Engine, address: &str, keep_git: bool) -> Result<Context> {
-    let (repository, fragment) = address.split_once('#').unwrap_or((address, ""));
-    let (reference, directory) = fragment.split_once(':').unwrap_or((fragment, ""));
-    let reference = if reference.is_empty() { "HEAD" } else { reference };
-    if reference.starts_with('-') || reference.contains(char::is_whitespace) || repository.starts_with('-') {
-        return Err(Error::invalid(format!("invalid refspec: {reference}")));
-    }
-    let repository = match repository.starts_with("github.com/") {
-        true => format!("https://{repository}"),
-        false => repository.to_owned(),
-    };
-    let store = Arc::clone(engine.images.store());
-    let context = blocking(move || Context::empty(&store)).await?;
-    let path = context.path();
-    git(&path, &["init", "-q"]).await?;
-    git(&path, &["remote", "add", "origin", &repository]).await?;
-    git(
-        &path,
-        &[
-            "fetch",
-            "-q",
-            "--depth",
-            "1",
-            "--no-recurse-submodules",
-            "origin",
-            reference,
-        ],
-    )
-    .await?;
-    git(&path, &["checkout", "-q", "FETCH_HEAD"]).await?;
-    let directory = directory.to_owned();
-    let store = Arc::clone(engine.images.store());
-    blocking(move || {
-        if !keep_git {
-            let git = context.path().join(".git");
-            fs::remove_dir_all(&git).context(|| "cannot remove .git")?;
-        }
-        if directory.is_empty() {
-            return Ok(context);
-        }
-        let found = build::resolve(context.root(), directory.as_bytes())?;
-        let plain = directory
-            .split('/')
-            .filter(|part| !matches!(*part, "" | "."))
-            .collect::<Vec<_>>()
-            .join("/");
-        if found.kind != Some(build::Kind::Directory) || found.path != plain.as_bytes() {
-            return Err(Error::invalid(format!(
-                "{directory:?} is no directory of the repository"
-            )));
-        }
-        let inner = Context::empty(&store)?;
-        let options = build::CopyOptions {
-            owner: Some((0, 0)),
-            chmod: None,
-            leave_out: &|_| false,
-            go_on: &|| true,
-        };
-        build::copy(context.root(), &found.path, inner.root(), b"/", true, &options)?;
-        Ok(inner)
-    })
-    .await
-}
-
-/// Runs git with nothing of the host's configuration, no helpers, no local repositories, and nobody to ask.
-async fn git(directory: &Path, arguments: &[&str]) -> Result<()> {
-    let mut command = tokio::process::Command::new("git");
-    command
-        .args([
-            "-c",
-            "protocol.file.allow=never",
-            "-c",
-            "protocol.ext.allow=never",
-            "-c",
-            "core.hooksPath=/dev/null",
-        ])
-        .args(["-c", "core.symlinks=true", "-c", "advice.detachedHead=false"])
-        .args(arguments)
-        .current_dir(directory)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("HOME", "/nonexistent")
-        .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    for name in [
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "HTTPS_PROXY",
-        "SSL_CERT_FILE",
-    ] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    let output = tokio::time::timeout(GIT_PATIENCE, command.output())
-        .await
-        .map_err(|_| Error::invalid("git took too long"))?;
-    let output = output.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new(
-            berth_runtime::Kind::Invalid,
-            "git is not installed on this host, which contexts of repositories need",
-        ),
-        _ => Error::internal("cannot run git").caused_by(error),
-    })?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(Error::invalid(format!(
-            "error initializing submodules or fetching the repository: git {}: {}",
-            arguments.first().unwrap_or(&""),
-            String::from_utf8_lossy(&output.stderr).trim()
-        ))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
-        for git in [
-            "https://x/y.git",
-            "https://x/y.git#main:dir",
-            "git@x:y",
-            "git://x/y",
-            "github.com/x/y",
-        ] {
-            assert!(is_git(git), "{git}");
-        }
-        assert!(!is_git("https://x/y.tar.gz"));
+    fn names() {
         assert!(is_remote("http://x/y"));
         assert!(!is_remote("x/y"));
         assert_eq!(file_name("http://x/y/z.tar?a=/b"), Some("z.tar"));
         for nameless in ["http://x", "http://x/", "http://x/a/", "http://x/.."] {
             assert_eq!(file_name(nameless), None, "{nameless}");
+        }
+        for (value, name) in [
+            ("attachment; filename=\"a.txt\"", Some("a.txt")),
+            ("attachment; filename=../../etc/b", Some("b")),
+            ("attachment; FileName=..", None),
+            ("inline", None),
+        ] {
+            assert_eq!(disposition(value).as_deref(), name, "{value}");
         }
     }
 }

@@ -35,12 +35,21 @@ pub struct Job {
     pub(super) escape: char,
     plan: Plan,
     globals: Variables,
+    warnings: Vec<String>,
     /// Arguments of the request that some `ARG` has declared.
     consumed: Mutex<BTreeSet<String>>,
     results: Vec<OnceCell<Arc<State>>>,
     /// Images that `cachefrom` names.
     sources: Vec<Arc<Hold>>,
     cancelled: AtomicBool,
+}
+
+/// What a step has changed.
+pub(super) struct Changed {
+    /// The upper directory of its overlayfs.
+    pub upper: std::path::PathBuf,
+    /// Whether it may be taken away.
+    pub taken: bool,
 }
 
 /// Cancels what blocks when the build is dropped.
@@ -84,6 +93,7 @@ impl Job {
             escape: dockerfile.escape,
             plan,
             globals,
+            warnings: dockerfile.warnings.clone(),
             consumed: Mutex::new(consumed),
             results,
             sources,
@@ -97,6 +107,9 @@ impl Job {
     /// What went wrong, in the words that the client is to see.
     pub async fn run(self: Arc<Self>, out: &Out) -> Result<String, Failed> {
         let _cancel = Cancel(Arc::clone(&self));
+        for warning in &self.warnings {
+            out.text(format!("[WARNING]: {warning}\n")).await?;
+        }
         let mut receivers = Vec::new();
         let mut stages = Vec::new();
         let mut number = 0;
@@ -289,8 +302,9 @@ impl Job {
     /// `ARG` in a stage.
     fn declare(&self, state: &mut State, arguments: &[(String, Option<String>)]) -> Result<String> {
         let mut comment = "ARG".to_owned();
+        // All of one instruction see what was before it.
+        let variables = state.variables();
         for (name, default) in arguments {
-            let variables = state.variables();
             let name = expand::word(name, self.escape, &variables)?;
             let default = default
                 .as_ref()
@@ -319,7 +333,7 @@ impl Job {
         if let Some(hold) = self.cached(state, &key, &created_by) {
             return use_cached(state, hold, key, out).await;
         }
-        let hold = self.commit(state, &created_by, true, None).await?;
+        let hold = self.commit(state, &created_by, None).await?;
         self.keep(state, key, &created_by, &hold).await?;
         state.image = Some(hold);
         out.text(format!(" ---> {}\n", state.short_id())).await?;
@@ -364,28 +378,27 @@ impl Job {
             .map_or(0, |hold| hold.image().config.history.len());
         let history = image.config.history.get(..=done).unwrap_or_default();
         let layers = history.iter().filter(|step| !step.empty_layer).count();
-        let mut config = state.next_config(created_by, false);
+        let mut config = state.next(created_by, None).image_config();
         config.history = history.to_vec();
         config.created = history.last().and_then(|step| step.created.clone());
         let base = image.up_to(layers);
         self.store().compose_kept(Some(&base), None, config).map(Arc::new)
     }
 
-    /// Makes the image that a step leads to.
+    /// Makes the image that a step leads to, of what it has changed.
     pub(super) async fn commit(
         &self,
         state: &State,
         created_by: &str,
-        empty: bool,
-        upper: Option<std::path::PathBuf>,
+        changed: Option<Changed>,
     ) -> Result<Arc<Hold>> {
-        let config = state.next_config(created_by, empty);
-        let (store, base) = (Arc::clone(self.store()), state.image.clone());
+        let (images, state, created_by) = (self.engine.images.clone(), state.clone(), created_by.to_owned());
         blocking(move || {
-            let layer = upper.as_deref().map(LayerFrom::Upper);
-            store
-                .compose_kept(base.as_ref().map(|hold| &**hold.image()), layer, config)
-                .map(Arc::new)
+            let layer = changed.as_ref().map(|Changed { upper, taken }| LayerFrom::Upper {
+                path: upper,
+                taken: *taken,
+            });
+            images.commit_kept(state.next(&created_by, layer)).map(Arc::new)
         })
         .await
     }
@@ -449,12 +462,13 @@ fn globals(dockerfile: &Dockerfile, options: &Options, consumed: &mut BTreeSet<S
         let Instruction::Arg(arguments) = &step.instruction else {
             continue;
         };
+        let before = globals.clone();
         for (name, default) in arguments {
             consumed.insert(name.clone());
             let given = options.arguments.get(name).cloned().flatten();
             let value = match (given, default) {
                 (Some(given), _) => Some(given),
-                (None, Some(default)) => Some(expand::word(default, dockerfile.escape, &globals)?),
+                (None, Some(default)) => Some(expand::word(default, dockerfile.escape, &before)?),
                 (None, None) => None,
             };
             if let Some(value) = value {

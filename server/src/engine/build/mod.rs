@@ -2,7 +2,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`options`], `context`, `fetch` | what is asked for, and where files come from |
+//! | [`options`], `context`, `fetch`, `git` | what is asked for, and where files come from |
 //! | [`dockerfile`], [`expand`], [`glob`], [`ignore`] | the language, as pure code |
 //! | `job`, `state`, `base` | a build, a stage of it, and what it begins with |
 //! | `metadata`, `copy`, `owner`, `run`, `mounts` | the instructions |
@@ -19,6 +19,7 @@ mod copy;
 pub mod dockerfile;
 pub mod expand;
 mod fetch;
+mod git;
 pub mod glob;
 pub mod ignore;
 mod job;
@@ -54,7 +55,12 @@ impl Engine {
     /// # Errors
     /// Invalid for a context or a Dockerfile that is wrong.
     pub async fn build(&self, options: Options, body: RawBody) -> Result<Receiver<BuildInfo>> {
-        let (context, dockerfile) = self.build_context(&options, body).await?;
+        let context = self.build_context(&options, body).await;
+        // What is too large to be a context is no context.
+        let (context, dockerfile) = context.map_err(|error| match error.kind() {
+            Kind::TooLarge => Error::invalid(error.message().to_owned()),
+            _ => error,
+        })?;
         let quiet = options.quiet;
         let job = Job::new(self.clone(), options, context, &dockerfile)?;
         let (out, records) = Out::new();

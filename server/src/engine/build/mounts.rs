@@ -1,6 +1,7 @@
 //! `RUN --mount`.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::fd::AsFd,
     os::unix::ffi::OsStrExt as _,
@@ -20,6 +21,7 @@ use berth_runtime::{
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{
+    cache::{Kept, Sharing},
     dockerfile::Heredoc,
     expand::{self, Variables},
     job::Job,
@@ -38,7 +40,7 @@ pub struct Wish {
     target: String,
     environment: String,
     size: String,
-    sharing: String,
+    sharing: Sharing,
     writable: Option<bool>,
     required: bool,
     mode: Option<u32>,
@@ -56,8 +58,8 @@ impl Wish {
             kind: "bind".to_owned(),
             ..Self::default()
         };
-        for field in text.split(',').map(str::trim) {
-            let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        for field in fields(text) {
+            let (name, value) = field.split_once('=').unwrap_or((&field, ""));
             let value = expand::word(value, escape, variables)?;
             let number = || {
                 value
@@ -77,7 +79,14 @@ impl Wish {
                 "target" | "dst" | "destination" => wish.target = value,
                 "env" => wish.environment = value,
                 "size" | "tmpfs-size" => wish.size = value,
-                "sharing" => wish.sharing = value,
+                "sharing" => {
+                    wish.sharing = match value.as_str() {
+                        "shared" => Sharing::Shared,
+                        "private" => Sharing::Private,
+                        "locked" => Sharing::Locked,
+                        _ => return Err(Error::invalid(format!("unsupported sharing value {value:?}"))),
+                    }
+                }
                 "rw" | "readwrite" => wish.writable = Some(flag()?),
                 "ro" | "readonly" => wish.writable = Some(!flag()?),
                 "required" => wish.required = flag()?,
@@ -94,12 +103,6 @@ impl Wish {
         if !matches!(wish.kind.as_str(), "bind" | "cache" | "tmpfs" | "secret" | "ssh") {
             return Err(Error::invalid(format!("unsupported mount type {:?}", wish.kind)));
         }
-        if !matches!(wish.sharing.as_str(), "" | "shared" | "private" | "locked") {
-            return Err(Error::invalid(format!(
-                "unsupported sharing value {:?}",
-                wish.sharing
-            )));
-        }
         if wish.target.is_empty() && matches!(wish.kind.as_str(), "bind" | "cache" | "tmpfs") {
             return Err(Error::invalid(format!(
                 "mount target of type {} is required",
@@ -108,6 +111,18 @@ impl Wish {
         }
         Ok(wish)
     }
+
+    /// Whether what it shows of the context or of another stage decides what the step makes.
+    pub fn shows(&self) -> Option<(&str, &str)> {
+        let counts = self.kind == "bind" || (self.kind == "cache" && !self.from.is_empty());
+        counts.then_some((self.from.as_str(), self.source.as_str()))
+    }
+
+    /// The name under which a kept directory is known.
+    fn kept_name(&self, target: &str) -> String {
+        let id = if self.id.is_empty() { target } else { &self.id };
+        format!("{id}\0{}\0{}", self.from, self.source)
+    }
 }
 
 /// The mounts of one step. What was made for them goes when it is dropped.
@@ -115,12 +130,14 @@ impl Wish {
 pub struct Mounts {
     scratch: Scratch,
     attached: Vec<PathBuf>,
-    guards: Vec<tokio::sync::OwnedMutexGuard<()>>,
+    kept: BTreeMap<String, Kept>,
     keep: Vec<Arc<State>>,
     /// For the container.
     pub mounts: Vec<models::Mount>,
     /// Where they are, so that what was made for them can be taken away.
     pub places: Vec<String>,
+    /// Variables that only the process of the step gets.
+    pub secret_environment: Vec<String>,
 }
 
 impl Drop for Mounts {
@@ -142,18 +159,45 @@ impl Mounts {
         Ok(Self {
             scratch: job.store().scratch()?,
             attached: Vec::new(),
-            guards: Vec::new(),
+            kept: BTreeMap::new(),
             keep: Vec::new(),
             mounts: Vec::new(),
             places: Vec::new(),
+            secret_environment: Vec::new(),
         })
     }
 
-    /// Makes what one `--mount` asks for.
+    /// Makes what the `--mount` flags of a step ask for.
     ///
     /// # Errors
     /// Invalid for a secret that is required and was not given, and a source that is not there.
-    pub async fn add(
+    pub async fn add_all(
+        &mut self,
+        job: &Arc<Job>,
+        state: &State,
+        wishes: Vec<Wish>,
+        index: usize,
+        out: &Out,
+    ) -> Result<(), Failed> {
+        // All steps claim what they share in one order, so that none waits for another that waits for it.
+        let caches = wishes.iter().filter(|wish| wish.kind == "cache");
+        let claims: BTreeMap<String, Sharing> = caches
+            .map(|wish| {
+                let target = working_directory(&state.config.working_dir, &wish.target);
+                (wish.kept_name(&target), wish.sharing)
+            })
+            .collect();
+        for (name, sharing) in claims {
+            let kept = job.engine.build_cache.directory(&name, sharing).await?;
+            self.kept.insert(name, kept);
+        }
+        for wish in wishes {
+            self.add(job, state, wish, index, out).await?;
+        }
+        Ok(())
+    }
+
+    async fn add(
         &mut self,
         job: &Arc<Job>,
         state: &State,
@@ -252,10 +296,15 @@ impl Mounts {
             };
         };
         if !wish.environment.is_empty() {
-            // The environment of a container is written to disk, and shown to whoever inspects it.
-            return Err(Error::invalid(format!(
-                "secret {id}: env is not supported, as it would be recorded: read the file instead"
-            )));
+            let text = std::str::from_utf8(value)
+                .ok()
+                .filter(|text| !text.contains('\0') && !wish.environment.contains(['=', '\0']))
+                .ok_or_else(|| Error::invalid(format!("secret {id}: cannot be the value of a variable")))?;
+            self.secret_environment
+                .push(format!("{}={text}", wish.environment));
+            if wish.target.is_empty() {
+                return Ok(());
+            }
         }
         let target = match wish.target.as_str() {
             "" => format!("/run/secrets/{}", id.rsplit('/').next().unwrap_or(&id)),
@@ -278,19 +327,9 @@ impl Mounts {
         index: usize,
         out: &Out,
     ) -> Result<(), Failed> {
-        let id = if wish.id.is_empty() { &target } else { &wish.id };
-        let id = match wish.sharing.as_str() {
-            // Nobody else gets it, so nothing is kept for the next one either.
-            "private" => format!("{id}\0{:032x}", rand::random::<u128>()),
-            _ => format!("{id}\0{}\0{}", wish.from, wish.source),
-        };
-        let path = match wish.sharing.as_str() {
-            "private" => self.directory()?,
-            sharing => {
-                let (path, guard) = job.engine.build_cache.directory(&id, sharing == "locked").await?;
-                self.guards.extend(guard);
-                path
-            }
+        let path = match self.kept.get(&wish.kept_name(&target)) {
+            Some(kept) => kept.path.clone(),
+            None => return Err(Error::internal("a kept directory was not claimed").into()),
         };
         let fresh = fs::read_dir(&path)
             .context(|| "cannot look at a kept directory")?
@@ -389,6 +428,20 @@ impl Mounts {
         self.push(&file, target.clone(), true);
         Ok(target)
     }
+}
+
+/// The fields of a record of comma-separated values; quotes keep commas.
+fn fields(text: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            c => fields.last_mut().into_iter().for_each(|field| field.push(c)),
+        }
+    }
+    fields.iter().map(|field| field.trim().to_owned()).collect()
 }
 
 fn plain() -> build::CopyOptions<'static> {

@@ -82,14 +82,10 @@ impl Options {
                 query.isolation
             )));
         }
-        if !query.outputs.is_empty() && query.outputs.trim() != "[]" {
-            return Err(Error::invalid(
-                "outputs is not supported: the image is kept in the store of the engine; save or push it from there",
-            ));
-        }
         check_platform(&query.platform)?;
         let mut names: Vec<Reference> = Vec::new();
-        for text in query.t.iter().filter(|text| !text.is_empty()) {
+        let exported = exported_names(&query.outputs)?;
+        for text in query.t.iter().chain(&exported).filter(|text| !text.is_empty()) {
             let name = Reference::parse(text)?;
             if name.digest().is_some() {
                 return Err(Error::invalid(format!(
@@ -117,7 +113,7 @@ impl Options {
             quiet: query.q,
             no_cache: query.nocache,
             cache_from: json::<Option<Vec<String>>>("cachefrom", &query.cachefrom)?.unwrap_or_default(),
-            pull: !matches!(query.pull.as_str(), "" | "0" | "false"),
+            pull: is_set(&query.pull),
             remove: query.rm,
             force_remove: query.forcerm,
             arguments: json::<Option<_>>("buildargs", &query.buildargs)?.unwrap_or_default(),
@@ -130,6 +126,46 @@ impl Options {
             told: None,
         })
     }
+}
+
+/// Where the result goes (an exporter of BuildKit).
+#[derive(serde::Deserialize)]
+struct Output {
+    #[serde(rename = "Type", alias = "type")]
+    kind: String,
+    #[serde(rename = "Attrs", alias = "attrs", default)]
+    attributes: Option<BTreeMap<String, String>>,
+}
+
+/// The names that `outputs` asks for. The store of the engine is the only place where a result can go: everything else
+/// is sent over a session.
+fn exported_names(text: &str) -> Result<Vec<String>> {
+    let outputs: Option<Vec<Output>> = json("outputs", text)?;
+    let mut names = Vec::new();
+    for output in outputs.unwrap_or_default() {
+        let attributes = output.attributes.unwrap_or_default();
+        let pushed = attributes.get("push").is_some_and(|value| is_set(value));
+        if !matches!(output.kind.as_str(), "moby" | "image" | "docker")
+            || pushed
+            || attributes.contains_key("dest")
+        {
+            return Err(Error::invalid(format!(
+                "outputs: {} is not supported: the image is kept in the store of the engine; save or push it from there",
+                output.kind
+            )));
+        }
+        let given = attributes.get("name").map(String::as_str).unwrap_or_default();
+        names.extend(given.split(',').map(|name| name.trim().to_owned()));
+    }
+    Ok(names)
+}
+
+/// Whether a flag is set that is declared as a text: as all flags are read.
+fn is_set(text: &str) -> bool {
+    !matches!(
+        text.trim().to_ascii_lowercase().as_str(),
+        "" | "0" | "no" | "false" | "none"
+    )
 }
 
 /// The value of a parameter in JSON; zero if it is empty.

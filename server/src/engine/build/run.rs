@@ -1,9 +1,6 @@
 //! `RUN`: a container of the image so far, whose changes become the next layer.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use berth_api::{
     ApiVersion,
@@ -15,7 +12,7 @@ use berth_runtime::{
     failpoint::hit,
     image::{
         Hold, ImageConfig,
-        build::{self, Merged},
+        build::{self, Fingerprint, Merged},
     },
     supervisor::Streams,
 };
@@ -28,7 +25,7 @@ use tokio::{
 use super::{
     cache::Cache,
     dockerfile::{self, Command},
-    job::{Job, blocking, use_cached},
+    job::{Changed, Job, blocking, use_cached},
     metadata::{command_words, working_directory},
     mounts::{Mounts, Wish},
     progress::{Failed, Out},
@@ -80,7 +77,8 @@ pub async fn run(
         0 => shown.clone(),
         count => format!("|{count} {} {shown}", recorded.join(" ")),
     };
-    let details = format!("{:?}{network}{script:?}", run.mounts);
+    let shown_digest = shown_files(job, &wishes, index, out).await?;
+    let details = format!("{:?}{network}{script:?}{shown_digest}", run.mounts);
     let key = job.key(state, &created_by, &[b"RUN", details.as_bytes()]);
     if let Some(hold) = job.cached(state, &key, &created_by) {
         return use_cached(state, hold, key, out).await;
@@ -95,9 +93,7 @@ pub async fn run(
     }
 
     let mut mounts = Mounts::new(job)?;
-    for wish in wishes {
-        mounts.add(job, state, wish, index, out).await?;
-    }
+    mounts.add_all(job, state, wishes, index, out).await?;
     let (words, mut mounts) = match script {
         Some(content) => {
             let heredoc = run.heredocs.first().cloned().unwrap_or_default();
@@ -119,7 +115,7 @@ pub async fn run(
         .map(|(path, _)| working_directory("/", path))
         .collect();
     let scratch = job.store().scratch()?;
-    let (mounts, below) = blocking(move || {
+    let (mut mounts, below) = blocking(move || {
         let below = Merged::new(&lowers, None, &scratch.path())?;
         for path in &volumes {
             mounts.volume(Some(&below), path)?;
@@ -145,6 +141,7 @@ pub async fn run(
         ..ContainerCreateRequest::default()
     };
     let mut step = Step::create(job, request).await?;
+    step.container.current().secret_environment = std::mem::take(&mut mounts.secret_environment);
     out.text(format!(" ---> Running in {}\n", step.container.short_id()))
         .await?;
     let code = step.run(out).await?;
@@ -166,15 +163,13 @@ pub async fn run(
         .map(|place| (*place).to_owned())
         .chain(mounts.places.iter().cloned())
         .collect();
-    let upper = blocking({
-        let (remove, store) = (job.options.remove, Arc::clone(job.store()));
-        move || {
-            build::take_away_stubs(&upper, &below, &places)?;
-            layer(&store, upper, remove)
-        }
-    })
-    .await?;
-    let hold = job.commit(state, &created_by, false, Some(upper.path)).await?;
+    let upper = blocking(move || build::take_away_stubs(&upper, &below, &places).map(|()| upper)).await?;
+    // The layer of a container that goes is taken as it is.
+    let changed = Changed {
+        upper,
+        taken: job.options.remove,
+    };
+    let hold = job.commit(state, &created_by, Some(changed)).await?;
     drop(mounts);
     if job.options.remove {
         step.remove(out).await?;
@@ -185,29 +180,6 @@ pub async fn run(
     state.image = Some(hold);
     out.text(format!(" ---> {}\n", state.short_id())).await?;
     Ok(())
-}
-
-/// A directory that becomes a layer.
-struct Upper {
-    path: PathBuf,
-    _scratch: Option<berth_runtime::image::Scratch>,
-}
-
-/// The layer of a container that goes is taken as it is; that of one that stays is copied.
-fn layer(store: &Arc<berth_runtime::image::ImageStore>, upper: PathBuf, taken: bool) -> Result<Upper> {
-    if taken {
-        return Ok(Upper {
-            path: upper,
-            _scratch: None,
-        });
-    }
-    let scratch = store.scratch()?;
-    let path = scratch.path().join("upper");
-    build::copy_layer(&upper, &path)?;
-    Ok(Upper {
-        path,
-        _scratch: Some(scratch),
-    })
 }
 
 /// The network of a step. The host's own is only given to those who asked for it for the whole build.
@@ -250,6 +222,32 @@ fn command(state: &State, run: &dockerfile::Run) -> (Vec<String>, Option<String>
         }
     };
     (command_words(state, &Command::Shell(text)), None)
+}
+
+/// What decides of the files that bind mounts show: those of the context by their content, those of other stages and of
+/// images by their layers.
+async fn shown_files(job: &Arc<Job>, wishes: &[Wish], index: usize, out: &Out) -> Result<String, Failed> {
+    let mut all = Fingerprint::default();
+    for (from, source) in wishes.iter().filter_map(Wish::shows) {
+        if from.is_empty() {
+            let (job, source) = (Arc::clone(job), source.to_owned());
+            let digest = blocking(move || {
+                let mut files = Fingerprint::default();
+                let found = build::resolve(job.context.root(), source.as_bytes())?;
+                if found.kind.is_some() {
+                    files.path(job.context.root(), &found.path, &|_| false)?;
+                }
+                Ok(files.finish())
+            });
+            all.text(digest.await?.as_bytes());
+        } else {
+            let source = job.source(index, from, out).await?;
+            for layer in source.image.iter().flat_map(|hold| &hold.image().layers) {
+                all.text(layer.diff_id.to_string().as_bytes());
+            }
+        }
+    }
+    Ok(all.finish())
 }
 
 /// The image so far; an empty one if there is none.

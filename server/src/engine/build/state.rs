@@ -6,10 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use berth_runtime::image::{History, Hold, ImageConfig, ImageStore, RunConfig};
-use jiff::Timestamp;
+use berth_runtime::image::{Hold, ImageStore, LayerFrom, RunConfig};
 
 use super::{dockerfile::PROXIES, expand::Variables};
+use crate::engine::images::commit::Commit;
 
 /// The search path of images that have none of their own.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -147,27 +147,16 @@ impl State {
         Some(config)
     }
 
-    /// The configuration of the next image, whose history ends with `created_by`.
-    pub fn next_config(&self, created_by: &str, empty_layer: bool) -> ImageConfig {
-        let now = Timestamp::now().to_string();
-        let mut config = self
-            .image
-            .as_ref()
-            .map(|hold| hold.image().config.clone())
-            .unwrap_or_default();
-        config.config.clone_from(&self.config);
-        config.author.clone_from(&self.author);
-        config.comment.clear();
-        config.forget_origin();
-        config.container_config = self.step_config(created_by);
-        config.created = Some(now.clone());
-        config.history.push(History {
-            created: Some(now),
-            created_by: created_by.to_owned(),
-            author: self.author.clone(),
-            empty_layer,
-            ..History::default()
-        });
-        config
+    /// The image of the next step, whose history ends with `created_by`.
+    pub fn next<'a>(&'a self, created_by: &'a str, layer: Option<LayerFrom<'a>>) -> Commit<'a> {
+        Commit {
+            base: self.image.as_ref().map(|hold| &**hold.image()),
+            layer,
+            config: self.config.clone(),
+            author: &self.author,
+            comment: "",
+            created_by,
+            container: self.step_config(created_by).map(|config| ("", config)),
+        }
     }
 }

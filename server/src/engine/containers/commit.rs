@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use berth_api::{ApiVersion, models, read};
-use berth_runtime::{Error, Kind, Result, error::Context, failpoint::hit, image::RunConfig};
+use berth_runtime::{
+    Error, Kind, Result,
+    error::Context,
+    failpoint::hit,
+    image::{LayerFrom, RunConfig},
+};
 
 use super::{Containers, blocking, model::Container, pause, state::Phase, validate};
 use crate::engine::images::{Images, changes, commit};
@@ -112,16 +117,19 @@ impl Containers {
         let names = commit::names(&request.repository, &request.tag)?;
         let upper = self.store.writable_layer(container.id()).upper;
         let of = serde_json::to_value(container.config()).context(|| "cannot write down a configuration")?;
-        let image = images.commit(&commit::Commit {
+        let commit = commit::Commit {
             base: base.map(|image| &**image),
-            upper: Some(&upper),
+            layer: Some(LayerFrom::Upper {
+                path: &upper,
+                taken: false,
+            }),
             config: merged(&config, &own)?,
             author: &request.author,
             comment: &request.comment,
             created_by: &container.config().cmd.as_deref().unwrap_or_default().join(" "),
             container: Some((container.id(), of)),
-            names: &names,
-        })?;
+        };
+        let image = images.commit(commit, &names)?;
         self.publish(
             container,
             "commit",

@@ -115,7 +115,7 @@ impl Containers {
             Some(_) => self.store.open_root(container.id()),
             None => bundle.join("rootfs"),
         };
-        let spec = spec::build(&Input {
+        let mut spec = spec::build(&Input {
             container: view,
             root: RootView {
                 lowers: &lowers,
@@ -136,6 +136,10 @@ impl Containers {
             host: &self.host,
             defaults: &defaults,
         })?;
+        let secret = std::mem::take(&mut container.current().secret_environment);
+        if let Some(process) = spec.process_mut().as_mut() {
+            process.env_mut().get_or_insert_default().extend(secret);
+        }
         write_spec(bundle, &spec)?;
         let config = self.supervisor_config(container, &details)?;
         config.store(bundle)?;

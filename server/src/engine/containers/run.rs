@@ -116,6 +116,8 @@ pub struct Current {
     pub run: Option<Arc<Run>>,
     /// Clients that attached before there was one.
     pub pending: Vec<Pending>,
+    /// Variables that the process of the next run gets and that are recorded nowhere else.
+    pub secret_environment: Vec<String>,
     /// Restarts by the policy.
     pub policy: Policy,
     /// Whether the end under way is part of a restart by hand, and `AutoRemove` therefore does not apply.

@@ -233,12 +233,16 @@ impl Images {
         Ok(())
     }
 
-    /// Makes an image that a build holds one that everybody sees, and names it.
+    /// Makes an image that somebody holds one that everybody sees, and names it.
     ///
     /// # Errors
     /// If the file system fails.
     pub fn reveal(&self, hold: &Hold, names: &[Reference]) -> Result<()> {
+        let is_new = self.store.get(&hold.image().id).is_none();
         self.store.reveal(hold, names)?;
+        if is_new {
+            self.publish("create", hold.image(), &hold.image().id.to_string());
+        }
         for name in names {
             self.publish("tag", hold.image(), &name.familiar());
         }

@@ -238,7 +238,7 @@ fn instruction(line: &Line, escape: char) -> Result<Instruction> {
     let parsed = match name {
         "FROM" => Instruction::From(from(rest, &mut flags)?),
         "RUN" => Instruction::Run(Run {
-            command: command(rest),
+            command: command(rest)?,
             heredocs: line.heredocs.clone(),
             mounts: flags.all("mount"),
             network: flags.one("network")?,
@@ -248,9 +248,9 @@ fn instruction(line: &Line, escape: char) -> Result<Instruction> {
         "ENV" => Instruction::Env(pairs(name, rest, escape)?),
         "LABEL" => Instruction::Label(pairs(name, rest, escape)?),
         "ARG" => Instruction::Arg(arguments(rest, escape)?),
-        "CMD" => Instruction::Cmd(command(rest)),
-        "ENTRYPOINT" => Instruction::Entrypoint(command(rest)),
-        "SHELL" => match exec_form(rest) {
+        "CMD" => Instruction::Cmd(command(rest)?),
+        "ENTRYPOINT" => Instruction::Entrypoint(command(rest)?),
+        "SHELL" => match exec_form(rest)? {
             Some(words) if !words.is_empty() => Instruction::Shell(words),
             Some(_) => return Err(Error::invalid("SHELL requires at least one argument")),
             None => {
@@ -336,22 +336,35 @@ fn stage_name(name: &str) -> Result<String> {
 }
 
 /// The words of a JSON list of strings; none for anything else.
-pub fn exec_form(text: &str) -> Option<Vec<String>> {
-    text.starts_with('[')
-        .then(|| serde_json::from_str(text).ok())
-        .flatten()
+///
+/// # Errors
+/// Invalid for a JSON list that holds something else.
+pub fn exec_form(text: &str) -> Result<Option<Vec<String>>> {
+    if !text.starts_with('[') {
+        return Ok(None);
+    }
+    let Ok(list) = serde_json::from_str::<Vec<serde_json::Value>>(text) else {
+        return Ok(None);
+    };
+    let word = |value: serde_json::Value| match value {
+        serde_json::Value::String(word) => Ok(word),
+        _ => Err(Error::invalid(
+            "when using JSON array syntax, arrays must be comprised of strings only",
+        )),
+    };
+    list.into_iter().map(word).collect::<Result<_>>().map(Some)
 }
 
-fn command(rest: &str) -> Command {
-    match exec_form(rest) {
+fn command(rest: &str) -> Result<Command> {
+    Ok(match exec_form(rest)? {
         Some(words) => Command::Exec(words),
         None => Command::Shell(rest.to_owned()),
-    }
+    })
 }
 
 fn copy(line: &Line, rest: &str, flags: &mut Flags, escape: char) -> Result<Copy> {
     let add = line.name == "ADD";
-    let words = exec_form(rest).unwrap_or_else(|| lines::raw_words(rest, escape));
+    let words = exec_form(rest)?.unwrap_or_else(|| lines::raw_words(rest, escape));
     if words.len() < 2 {
         return Err(Error::invalid(format!(
             "{} requires at least two arguments, but only one was provided. Destination could not be determined.",
@@ -409,7 +422,7 @@ fn arguments(rest: &str, escape: char) -> Result<Vec<(String, Option<String>)>> 
 }
 
 fn volumes(rest: &str, escape: char) -> Result<Vec<String>> {
-    let paths = exec_form(rest).unwrap_or_else(|| lines::raw_words(rest, escape));
+    let paths = exec_form(rest)?.unwrap_or_else(|| lines::raw_words(rest, escape));
     if paths.is_empty() {
         return Err(Error::invalid("VOLUME requires at least one argument"));
     }
@@ -479,7 +492,7 @@ fn healthcheck(rest: &str, flags: &mut Flags) -> Result<Healthcheck> {
             )));
         }
     }
-    health.test = Some(match exec_form(command) {
+    health.test = Some(match exec_form(command)? {
         Some(words) => std::iter::once("CMD".to_owned()).chain(words).collect(),
         None => vec!["CMD-SHELL".to_owned(), command.to_owned()],
     });

@@ -34,6 +34,8 @@ pub struct Line {
     pub rest: String,
     /// The texts that follow it.
     pub heredocs: Vec<Heredoc>,
+    /// Whether an empty line stands where it goes on.
+    pub gaps: bool,
 }
 
 /// A text in the Dockerfile itself.
@@ -66,7 +68,7 @@ impl Line {
 /// instruction.
 pub fn read(text: &str) -> Result<(Directives, Vec<Line>)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let physical: Vec<&str> = text.lines().collect();
+    let physical = physical(text);
     let directives = directives(&physical)?;
     logical(&physical, directives)
 }
@@ -76,8 +78,17 @@ pub fn read(text: &str) -> Result<(Directives, Vec<Line>)> {
 /// # Errors
 /// As [`read`].
 pub fn read_with(text: &str, escape: char) -> Result<(Directives, Vec<Line>)> {
-    let physical: Vec<&str> = text.lines().collect();
+    let physical = physical(text);
     logical(&physical, Directives { escape, syntax: None })
+}
+
+/// The lines as they are written, with a carriage return at their ends if they have one.
+fn physical(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.split('\n').collect();
+    if lines.last() == Some(&"") {
+        lines.pop();
+    }
+    lines
 }
 
 fn logical(physical: &[&str], directives: Directives) -> Result<(Directives, Vec<Line>)> {
@@ -158,6 +169,7 @@ impl<'a> Reader<'a> {
         };
         let number = self.next;
         let mut joined = String::new();
+        let mut gaps = false;
         let mut part = first.trim_start();
         loop {
             match continued(part, self.escape) {
@@ -170,7 +182,7 @@ impl<'a> Reader<'a> {
             // Comments and empty lines inside do not end it.
             let next = loop {
                 match self.take() {
-                    Some(line) if is_nothing(line) => {}
+                    Some(line) if is_nothing(line) => gaps |= line.trim().is_empty(),
                     other => break other,
                 }
             };
@@ -186,6 +198,7 @@ impl<'a> Reader<'a> {
             name: name.to_ascii_uppercase(),
             rest: rest.trim().to_owned(),
             heredocs: Vec::new(),
+            gaps,
         };
         self.heredocs(&mut line)?;
         Ok(Some(line))
@@ -221,7 +234,7 @@ impl<'a> Reader<'a> {
                 } else {
                     text
                 };
-                if text == heredoc.name {
+                if text.trim_end_matches('\r') == heredoc.name {
                     break;
                 }
                 heredoc.content.push_str(text);
@@ -240,6 +253,7 @@ fn is_nothing(line: &str) -> bool {
 
 /// The part before the character that continues the line, if one does.
 fn continued(line: &str, escape: char) -> Option<&str> {
+    let line = line.strip_suffix('\r').unwrap_or(line);
     let begin = line.trim_end_matches([' ', '\t']).strip_suffix(escape)?;
     (!begin.ends_with(escape)).then_some(begin)
 }

@@ -22,6 +22,8 @@ pub struct Dockerfile {
     pub globals: Vec<Step>,
     /// Everything else.
     pub steps: Vec<Step>,
+    /// What is to be told of it before it is carried out.
+    pub warnings: Vec<String>,
 }
 
 impl Dockerfile {
@@ -55,6 +57,20 @@ impl Dockerfile {
             escape,
             globals: steps,
             steps: rest,
+            warnings: warnings(&lines),
         })
     }
+}
+
+/// Empty lines where an instruction goes on are no mistake yet.
+fn warnings(lines: &[lines::Line]) -> Vec<String> {
+    let mut warnings: Vec<String> = lines
+        .iter()
+        .filter(|line| line.gaps)
+        .map(|line| format!("Empty continuation line found in:\n    {}", line.text()))
+        .collect();
+    if !warnings.is_empty() {
+        warnings.push("Empty continuation lines will become errors in a future release.".to_owned());
+    }
+    warnings
 }
