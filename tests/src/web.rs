@@ -47,7 +47,7 @@ impl Web {
         .await
     }
 
-    /// Serves files by their paths, with a tag and a date each.
+    /// Serves files by their paths, with a tag and a date each. Those below `private/` are for the bearer of "pass-word".
     ///
     /// # Panics
     /// As [`Self::serve`].
@@ -136,6 +136,7 @@ fn reply(content: &mut Content, asked: &str) -> (String, Vec<u8>) {
     let (status, body) = match content.files.get(&path) {
         _ if content.files.is_empty() => (200, content.whatever.clone()),
         None => (404, Vec::new()),
+        Some(_) if path.starts_with("private/") && !asked.contains("Bearer pass-word") => (401, Vec::new()),
         Some(bytes) => {
             let tag = format!("\"{}\"", digest(bytes));
             more = format!("ETag: {tag}\r\nLast-Modified: {LAST_MODIFIED}\r\n");

@@ -5,7 +5,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE},
+};
 use berth_tests::{
     Engine,
     build::{Told, dockerfile, started},
@@ -147,6 +150,31 @@ async fn files_are_added_by_their_addresses() {
     engine.finish().await;
 }
 
+#[tokio::test]
+async fn secrets_open_what_is_closed() {
+    let engine = started().await;
+    let web = Web::files([("private/f", b"closed\n".to_vec())]).await;
+    let text = format!("FROM busybox\nADD {} /f\nRUN cat /f\n", web.url("private/f"));
+    let refused = engine.build(&[], dockerfile(&text)).await.fails();
+    assert!(refused.contains("401"), "{refused}");
+    for (name, value) in [
+        ("HTTP_AUTH_TOKEN_127.0.0.1", "pass-word"),
+        ("HTTP_AUTH_HEADER_127.0.0.1", "Bearer pass-word"),
+    ] {
+        let secrets = STANDARD.encode(json!({name: STANDARD.encode(value)}).to_string());
+        let call = engine.api.call(Method::POST, "/build?nocache=1");
+        let call = call
+            .header("content-type", "application/x-tar")
+            .header("x-build-secrets", &secrets);
+        let reply = call.bytes(dockerfile(&text).finish()).send().await.expect(200);
+        assert!(Told::of(&reply.records()).ok().contains("closed\n"));
+    }
+    // Who does not know it gets nothing of what was kept.
+    engine.build(&[], dockerfile(&text)).await.fails();
+    assert!(!engine.log().contains("pass-word"));
+    engine.finish().await;
+}
+
 /// Runs git in `directory`.
 fn git(directory: &Path, words: &[&str]) -> String {
     let output = Command::new("git")
@@ -235,7 +263,7 @@ async fn repositories_are_contexts_and_sources() {
     let engine = started().await;
     let base = engine.root().join("git");
     let first = repository(&base);
-    let (_daemon, port) = Daemon::start(&base);
+    let (daemon, port) = Daemon::start(&base);
     let url = format!("git://127.0.0.1:{port}/work");
     git(
         &base.join("work"),
@@ -372,6 +400,7 @@ async fn repositories_are_contexts_and_sources() {
     }
     assert!(!mark.exists());
     engine.api.delete("/images/git").await.expect(200);
+    drop(daemon);
     std::fs::remove_dir_all(&base).expect("the repositories go");
     engine.finish().await;
 }

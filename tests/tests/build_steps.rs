@@ -308,6 +308,7 @@ async fn parameters_that_cannot_be_kept_are_refused() {
     let context = || dockerfile("FROM busybox\nLABEL a=b\n").finish();
     for (pair, words) in [
         (("squash", "1"), "squash"),
+        (("securityopt", "[\"label=x\"]"), "security options"),
         (
             ("outputs", "[{\"Type\":\"local\",\"Attrs\":{\"dest\":\"/x\"}}]"),
             "local",

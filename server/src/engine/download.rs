@@ -6,7 +6,7 @@ use berth_runtime::{Error, Result};
 use futures_util::TryStreamExt as _;
 use reqwest::{
     StatusCode,
-    header::{IF_MODIFIED_SINCE, IF_NONE_MATCH},
+    header::{AUTHORIZATION, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH},
 };
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
@@ -27,11 +27,16 @@ pub async fn get(address: &str) -> Result<reqwest::Response> {
 }
 
 /// The answer of what is at `address`, unless the server says that it is what it was: what it gave then as `ETag` and
-/// `Last-Modified` tells so.
+/// `Last-Modified` tells so. `authorization` goes to the host of the address only.
 ///
 /// # Errors
 /// As [`get`].
-pub async fn get_if_changed(address: &str, tag: &str, modified: &str) -> Result<Option<reqwest::Response>> {
+pub async fn get_if_changed(
+    address: &str,
+    tag: &str,
+    modified: &str,
+    authorization: Option<HeaderValue>,
+) -> Result<Option<reqwest::Response>> {
     let failed = |error: reqwest::Error| {
         Error::invalid(format!("cannot download {address}")).caused_by(error.without_url())
     };
@@ -40,6 +45,9 @@ pub async fn get_if_changed(address: &str, tag: &str, modified: &str) -> Result<
         if !value.is_empty() {
             request = request.header(name, value);
         }
+    }
+    if let Some(value) = authorization {
+        request = request.header(AUTHORIZATION, value);
     }
     let response = request.send().await.map_err(failed)?;
     if response.status() == StatusCode::NOT_MODIFIED {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{BufReader, Read},
+    io::{BufReader, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -31,6 +31,8 @@ use crate::{
 
 /// The mode of directories that have to be made on the way.
 const MADE_MODE: u32 = 0o755;
+/// Bytes that are copied at once.
+const BUFFER: usize = 128 << 10;
 
 /// How to copy.
 pub struct CopyOptions<'a> {
@@ -63,6 +65,7 @@ pub fn copy(
         to,
         options,
         links: HashMap::new(),
+        buffer: vec![0; BUFFER],
         count: 0,
     };
     let source = real(source)?;
@@ -128,6 +131,7 @@ pub fn unpack_into(
             go_on: &|| true,
         },
         links: HashMap::new(),
+        buffer: Vec::new(),
         count: 0,
     };
     copier.make(&real(&found.path)?)?;
@@ -155,6 +159,7 @@ struct Copier<'a> {
     options: &'a CopyOptions<'a>,
     /// Where files with several names went, by device and inode.
     links: HashMap<(u64, u64), RelPath>,
+    buffer: Vec<u8>,
     count: u64,
 }
 
@@ -324,7 +329,7 @@ impl Copier<'_> {
                     fs::openat(from, tree::os(name), flags, Mode::empty()).map_err(|e| failed(source, e))?;
                 let output = create(to, as_name).map_err(|e| failed(path, e))?;
                 let (mut input, mut output) = (File::from(input), File::from(output));
-                std::io::copy(&mut input, &mut output)
+                self.content(&mut input, &mut output, stat)
                     .context(|| format!("cannot copy to {:?}", path.display()))?;
                 let (input, output) = (OwnedFd::from(input), OwnedFd::from(output));
                 self.attributes(&input, &output, stat, path)?;
@@ -351,6 +356,21 @@ impl Copier<'_> {
             self.links.insert((stat.st_dev, stat.st_ino), path.clone());
         }
         Ok(())
+    }
+
+    /// Copies what is in a file. A small one is read and written at once, which costs less than to ask the kernel how it
+    /// might copy it.
+    fn content(&mut self, input: &mut File, output: &mut File, stat: &Stat) -> std::io::Result<()> {
+        let small = usize::try_from(stat.st_size).is_ok_and(|size| size < self.buffer.len());
+        if !small {
+            return std::io::copy(input, output).map(drop);
+        }
+        loop {
+            match input.read(&mut self.buffer)? {
+                0 => return Ok(()),
+                read => output.write_all(self.buffer.get(..read).unwrap_or_default())?,
+            }
+        }
     }
 
     fn finish_special(&self, stat: &Stat, to: BorrowedFd<'_>, name: &[u8], path: &RelPath) -> Result<()> {

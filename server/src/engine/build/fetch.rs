@@ -10,7 +10,7 @@ use std::{
 
 use berth_runtime::{Error, Result, error::Context as _, image::build};
 use futures_util::StreamExt as _;
-use reqwest::header::{CONTENT_DISPOSITION, ETAG, HeaderName, LAST_MODIFIED};
+use reqwest::header::{CONTENT_DISPOSITION, ETAG, HeaderName, HeaderValue, LAST_MODIFIED};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -58,7 +58,7 @@ pub async fn fetch(
     out.text(format!("Downloading {address}\n")).await?;
     let kept = job.engine.build_cache.download(address).await?;
     let known = Known::read(&kept.path).filter(|_| !job.options.no_cache);
-    let known = renew(address, &kept.path, known).await?;
+    let known = renew(address, &kept.path, known, authorization(job, address)?).await?;
     if let Some(expected) = &copy.checksum
         && *expected != known.digest
     {
@@ -84,6 +84,22 @@ pub async fn fetch(
     Ok(context.await?)
 }
 
+/// What the secrets `HTTP_AUTH_HEADER_<host>` and `HTTP_AUTH_TOKEN_<host>` say to the host of an address.
+fn authorization(job: &Job, address: &str) -> Result<Option<HeaderValue>> {
+    let host = reqwest::Url::parse(address).ok();
+    let host = host.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+    let secret = |kind: &str| job.options.secrets.get(&format!("HTTP_AUTH_{kind}_{host}"));
+    let value = match (secret("HEADER"), secret("TOKEN")) {
+        (Some(header), _) => header.clone(),
+        (None, Some(token)) => [b"Bearer ", token.as_slice()].concat(),
+        (None, None) => return Ok(None),
+    };
+    let mut value = HeaderValue::from_bytes(value.trim_ascii())
+        .map_err(|_| Error::invalid(format!("the secret for {host} cannot be sent in a header")))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
 /// A file as it was fetched; its content is a file named like its digest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -104,11 +120,16 @@ impl Known {
 }
 
 /// What is at `address` now, in `directory`: what is known if the server says that it has not changed.
-async fn renew(address: &str, directory: &Path, known: Option<Known>) -> Result<Known> {
+async fn renew(
+    address: &str,
+    directory: &Path,
+    known: Option<Known>,
+    authorization: Option<HeaderValue>,
+) -> Result<Known> {
     let (tag, modified) = known
         .as_ref()
         .map_or(("", ""), |known| (known.tag.as_str(), known.modified.as_str()));
-    let response = match download::get_if_changed(address, tag, modified).await? {
+    let response = match download::get_if_changed(address, tag, modified, authorization).await? {
         Some(response) => response,
         None => return known.ok_or_else(|| Error::invalid(format!("{address}: the server gives nothing"))),
     };

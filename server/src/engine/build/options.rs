@@ -82,6 +82,12 @@ impl Options {
                 query.isolation
             )));
         }
+        let security: Option<Vec<String>> = json("securityopt", &query.securityopt)?;
+        if security.is_some_and(|options| !options.is_empty()) {
+            return Err(Error::invalid(
+                "the daemon on this platform does not support setting security options on build",
+            ));
+        }
         check_platform(&query.platform)?;
         let mut names: Vec<Reference> = Vec::new();
         let exported = exported_names(&query.outputs)?;

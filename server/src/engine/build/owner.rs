@@ -15,7 +15,7 @@ pub fn find(root: BorrowedFd<'_>, text: &str) -> Result<(u32, u32)> {
     let (user, group) = text.split_once(':').unwrap_or((text, ""));
     let bad = |what: &str, name: &str| {
         Error::invalid(format!(
-            "unable to convert uid/gid chown string to host mapping: can't find {what} for {name}"
+            "unable to convert uid/gid chown string to host mapping: can't find {what} {name}"
         ))
     };
     let uid = match user.parse() {
