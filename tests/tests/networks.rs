@@ -291,7 +291,16 @@ async fn bad_requests_get_the_words_of_docker() {
             400,
             "doesn't contain this address",
         ),
-        (config(json!({"Subnet": "fd00:9::/64"})), 400, "IPv6"),
+        (
+            json!({"Name": "bad", "Options": {"com.docker.network.bridge.gateway_mode_ipv4": "odd"}}),
+            400,
+            "unknown gateway mode odd",
+        ),
+        (
+            json!({"Name": "bad", "Options": {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}}),
+            400,
+            "can only be used for an internal network",
+        ),
     ] {
         let reply = engine
             .api
@@ -300,6 +309,13 @@ async fn bad_requests_get_the_words_of_docker() {
             .expect(status);
         assert!(reply.message().contains(words), "{body}: {}", reply.message());
     }
+    // An IPv6 subnet of a network without IPv6 is shown and does nothing.
+    let idle = json!({"Name": "idle", "IPAM": {"Config": [{"Subnet": "fd00:9::/64"}]}});
+    create(&engine, &idle).await;
+    let shown = engine.api.get("/networks/idle").await.expect(200).json();
+    assert_eq!(shown["EnableIPv6"], false);
+    let subnets = shown["IPAM"]["Config"].as_array().expect("a list");
+    assert_eq!((subnets.len(), &subnets[1]["Subnet"]), (2, &json!("fd00:9::/64")));
     let reply = engine.api.delete("/networks/bridge").await.expect(403);
     assert!(
         reply
@@ -308,7 +324,7 @@ async fn bad_requests_get_the_words_of_docker() {
     );
     engine.api.get("/networks/taken?scope=swarm").await.expect(404);
     let names = engine.api.get("/networks").await.expect(200).json();
-    assert_eq!(names.as_array().map(Vec::len), Some(4));
+    assert_eq!(names.as_array().map(Vec::len), Some(5));
     engine.finish().await;
 }
 
@@ -565,6 +581,170 @@ async fn ipv6_is_there_where_it_is_asked_for() {
             .contains("hello")
     );
     assert_eq!(run(&engine, "six", &ask(at)).await, 0);
+    engine.finish().await;
+}
+
+#[tokio::test]
+async fn the_default_network_is_as_the_configuration_says() {
+    let subnet = net(6);
+    let engine = Engine::options()
+        .flag(format!("--bip={subnet}.1/24"))
+        .flag(format!("--fixed-cidr={subnet}.128/25"))
+        .flag("--ipv6")
+        .flag("--fixed-cidr-v6=fd00:beef:7::/64")
+        .flag("--userland-proxy=false")
+        .start()
+        .await;
+    engine.api.load_busybox().await;
+    let server = serve(&engine, "bridge").await;
+    let endpoint = endpoint(&engine, &server, "bridge").await;
+    assert_eq!(endpoint["IPAddress"], json!(format!("{subnet}.128")));
+    assert_eq!(endpoint["Gateway"], json!(format!("{subnet}.1")));
+    assert_eq!(endpoint["GlobalIPv6Address"], "fd00:beef:7::2");
+    assert_eq!(run(&engine, "bridge", &ask("fd00:beef:7::2")).await, 0);
+    engine.finish().await;
+}
+
+#[tokio::test]
+async fn the_network_with_the_highest_priority_leads_out() {
+    let engine = Engine::start().await;
+    engine.api.load_busybox().await;
+    for name in ["one", "two"] {
+        create(&engine, &json!({"Name": name})).await;
+    }
+    let id = engine.api.create(&on("one", "echo ready; exec sleep 1000")).await;
+    let two = json!({"Container": &id, "EndpointConfig": {"GwPriority": 10}});
+    engine
+        .api
+        .post_json("/networks/two/connect", &two)
+        .await
+        .expect(200);
+    engine.api.start(&id).await;
+    engine.api.await_output(&id, "ready").await;
+    let route = || async {
+        let pid = engine.api.inspect(&id).await["State"]["Pid"].to_string();
+        host(&["nsenter", "-t", &pid, "-n", "ip", "route", "show", "default"])
+    };
+    assert!(route().await.contains("dev eth1"), "{}", route().await);
+    assert_eq!(endpoint(&engine, &id, "two").await["GwPriority"], 10);
+    assert_eq!(endpoint(&engine, &id, "one").await["GwPriority"], Value::Null);
+    create(&engine, &json!({"Name": "three"})).await;
+    let more = json!({"Container": &id, "EndpointConfig": {"GwPriority": 11}});
+    engine
+        .api
+        .post_json("/networks/three/connect", &more)
+        .await
+        .expect(200);
+    assert!(route().await.contains("dev eth2"), "{}", route().await);
+    let leave = json!({"Container": &id});
+    engine
+        .api
+        .post_json("/networks/three/disconnect", &leave)
+        .await
+        .expect(200);
+    assert!(route().await.contains("dev eth1"), "{}", route().await);
+    engine.finish().await;
+}
+
+/// A neighbour of the host: another namespace behind a pair of links, with a route to a subnet by way of the host.
+struct Neighbour {
+    name: String,
+    link: String,
+}
+
+impl Neighbour {
+    fn new(engine: &Engine, number: u32, to: &str) -> Self {
+        let name = format!("n{}{number}", engine.name);
+        let link = format!("n{number}x{}", std::process::id());
+        let subnet = net(number);
+        let own = format!("{subnet}.1/24");
+        let its = format!("{subnet}.2/24");
+        let via = format!("{subnet}.1");
+        for words in [
+            &["ip", "netns", "add", &name][..],
+            &[
+                "ip", "link", "add", &link, "type", "veth", "peer", "name", "up0", "netns", &name,
+            ],
+            &["ip", "addr", "add", &own, "dev", &link],
+            &["ip", "link", "set", &link, "up"],
+            &["ip", "-n", &name, "addr", "add", &its, "dev", "up0"],
+            &["ip", "-n", &name, "link", "set", "up0", "up"],
+            &["ip", "-n", &name, "route", "add", to, "via", &via],
+        ] {
+            host(words);
+        }
+        Self { name, link }
+    }
+
+    /// Whether it reaches the server at `address`.
+    fn reaches(&self, address: &str, port: u16) -> bool {
+        let text = ask_port(address, port);
+        let text = text.replace("nc -w 2", "busybox nc -w 2");
+        Command::new("ip")
+            .args(["netns", "exec", &self.name, "sh", "-c", &text])
+            .status()
+            .expect("ip")
+            .success()
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        host(&["ip", "link", "delete", &self.link]);
+        host(&["ip", "netns", "delete", &self.name]);
+    }
+}
+
+#[tokio::test]
+async fn gateway_modes_say_who_comes_in() {
+    let engine = Engine::start().await;
+    engine.api.load_busybox().await;
+    let subnet = net(7);
+    let neighbour = Neighbour::new(&engine, 8, &format!("{subnet}.0/24"));
+    let key = |text: &str| format!("com.docker.network.bridge.{text}");
+    // What a network is like; whether its published and its other port are reached by the container's own address.
+    for (options, published, other) in [
+        (json!({}), false, false),
+        (json!({key("gateway_mode_ipv4"): "nat-unprotected"}), true, true),
+        (json!({key("gateway_mode_ipv4"): "routed"}), true, false),
+        (
+            json!({key("trusted_host_interfaces"): &neighbour.link}),
+            true,
+            false,
+        ),
+        (
+            json!({key("trusted_host_interfaces"): "lo:nothere0"}),
+            false,
+            false,
+        ),
+    ] {
+        let body = json!({"Name": "moded", "Options": options,
+                          "IPAM": {"Config": [{"Subnet": format!("{subnet}.0/24")}]}});
+        create(&engine, &body).await;
+        let mut config = on(
+            "moded",
+            &SERVE.replace("echo ready", "httpd -p 81 -h /w; echo ready"),
+        );
+        config["ExposedPorts"] = json!({"80/tcp": {}});
+        config["HostConfig"]["PublishAllPorts"] = json!(true);
+        let id = engine.api.launch(&config).await;
+        engine.api.await_output(&id, "ready").await;
+        let at = address(&engine, &id, "moded").await;
+        assert_eq!(neighbour.reaches(&at, 80), published, "80: {options}");
+        assert_eq!(neighbour.reaches(&at, 81), other, "81: {options}");
+        let bound = engine.api.inspect(&id).await["NetworkSettings"]["Ports"]["80/tcp"].clone();
+        let routed = options.to_string().contains("routed");
+        assert_eq!(bound.is_null(), routed, "{bound}");
+        engine.api.remove(&id).await;
+        engine.api.delete("/networks/moded").await.expect(204);
+    }
+    // Isolated: the host has no address there.
+    let body = json!({"Name": "moded", "Internal": true, "Options": {key("gateway_mode_ipv4"): "isolated", key("name"): "brisolated"},
+                      "IPAM": {"Config": [{"Subnet": format!("{subnet}.0/24")}]}});
+    create(&engine, &body).await;
+    let shown = host(&["ip", "-o", "-4", "addr", "show", "dev", "brisolated"]);
+    assert!(shown.is_empty(), "{shown}");
+    drop(neighbour);
     engine.finish().await;
 }
 

@@ -134,6 +134,52 @@ async fn udp_is_published() {
 }
 
 #[tokio::test]
+async fn datagrams_over_ipv6_reach_a_container_without_it() {
+    let mut engine = Engine::start().await;
+    engine.api.load_busybox().await;
+    let mut config = on("bridge", "echo ready; exec sleep 1000");
+    config["ExposedPorts"] = json!({"53/udp": {}});
+    config["HostConfig"]["PublishAllPorts"] = json!(true);
+    let id = launch(&engine, &config).await;
+    let bindings = bound(&engine, &id, "53/udp").await;
+    assert_eq!(bindings[1]["HostIp"], "::");
+    let port = bindings[1]["HostPort"].as_str().expect("a port").to_owned();
+    let pid = engine.api.inspect(&id).await["State"]["Pid"].clone();
+    let server = udp_socket_within(&pid, 53);
+    let echo = std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        for _ in 0..6 {
+            let (length, from) = server.recv_from(&mut buffer).expect("a datagram");
+            server.send_to(&buffer[..length], from).expect("an answer");
+        }
+    });
+    let ask = |text: &[u8]| {
+        let sockets: Vec<_> = (0..3)
+            .map(|_| {
+                let socket = UdpSocket::bind("[::1]:0").expect("a socket");
+                socket
+                    .set_read_timeout(Some(PATIENCE))
+                    .expect("a socket that waits");
+                socket.connect(format!("[::1]:{port}")).expect("an address");
+                socket
+            })
+            .collect();
+        for (number, socket) in sockets.iter().enumerate() {
+            let text = [text, &[u8::try_from(number).expect("a small number")]].concat();
+            socket.send(&text).expect("a datagram sent");
+            let mut answer = [0; 64];
+            let length = socket.recv(&mut answer).expect("an answer");
+            assert_eq!(&answer[..length], text);
+        }
+    };
+    ask(b"datagram");
+    engine.crash().await;
+    ask(b"again");
+    echo.join().expect("the server");
+    engine.finish().await;
+}
+
+#[tokio::test]
 async fn taken_ports_are_refused_in_dockers_words() {
     let engine = Engine::start().await;
     engine.api.load_busybox().await;

@@ -12,7 +12,7 @@
 //! | `forward` | networks are isolated from each other; nobody outside reaches what is not published; internal networks are closed |
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Mutex, PoisonError},
 };
 
@@ -24,8 +24,8 @@ use super::{
     message::{Message, messages},
     nft::{
         self, Base, CT_STATE, CT_STATUS, DESTINATION_CHANGED, Data, ESTABLISHED_OR_RELATED, Element,
-        INTERFACE, IPV4, IPV6, META_IIFNAME, META_L4PROTO, META_OIFNAME, PORT, PROTOCOL, REGISTER, Rule, Set,
-        TRANSPORT_HEADER, Value, Verdict,
+        INTERFACE, IPV4, IPV6, META_IIFNAME, META_L4PROTO, META_OIFNAME, NETWORK_HEADER, PORT, PROTOCOL,
+        REGISTER, Rule, Set, TRANSPORT_HEADER, Value, Verdict,
     },
     socket::{NETFILTER, Netlink},
 };
@@ -34,10 +34,16 @@ use crate::{Error, Result, error::Context, failpoint::hit, sys::readiness::regis
 /// `NFNLGRP_NFTABLES`: what changes in any table.
 const CHANGES: u32 = 7;
 
-const SETS: [Set; 11] = [
+const SETS: [Set; 17] = [
     set("bridges", &[INTERFACE], Data::None, false),
     set("internal", &[INTERFACE], Data::None, false),
     set("same", &[INTERFACE, INTERFACE], Data::Verdicts, false),
+    set("trusted", &[INTERFACE, INTERFACE], Data::None, false),
+    set("open", &[INTERFACE], Data::None, false),
+    set("links", &[IPV4, IPV4, PROTOCOL, PORT], Data::None, false),
+    set("direct4", &[IPV4, PROTOCOL, PORT], Data::None, false),
+    set("direct6", &[IPV6, PROTOCOL, PORT], Data::None, false),
+    set("direct", &[INTERFACE], Data::None, false),
     set("subnets4", &[IPV4], Data::None, true),
     set("subnets6", &[IPV6], Data::None, true),
     set("masquerade4", &[IPV4], Data::None, true),
@@ -68,7 +74,7 @@ const fn set(name: &'static str, key: &'static [nft::Type], data: Data, interval
 }
 
 /// A network, as far as packets are concerned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// Name of its bridge.
     pub bridge: String,
@@ -80,6 +86,49 @@ pub struct Network {
     pub icc: bool,
     /// Whether it is cut off from everything else.
     pub internal: bool,
+    /// Families (IPv4, IPv6) whose addresses are reached from outside without translation: only published ports are.
+    pub routed: [bool; 2],
+    /// Whether all ports of its containers are reached from outside.
+    pub open: bool,
+    /// Interfaces of the host from which published ports are reached by the containers' own addresses.
+    pub trusted: Vec<String>,
+}
+
+/// A port that one container may reach of another although their network keeps containers apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Link {
+    /// Who may.
+    pub from: Ipv4Addr,
+    /// Whom.
+    pub to: Ipv4Addr,
+    /// Protocol of the port.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
+}
+
+/// What is added to or taken from the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Networks.
+    pub networks: Vec<Network>,
+    /// Published ports.
+    pub ports: Vec<Port>,
+    /// Links.
+    pub links: Vec<Link>,
+    /// Ports of containers that are reached from outside by the containers' own addresses, where their network
+    /// allows that.
+    pub direct: Vec<(Protocol, SocketAddr)>,
+}
+
+impl Content {
+    /// Networks alone.
+    pub fn networks(networks: Vec<Network>) -> Self {
+        Self {
+            networks,
+            ..Self::default()
+        }
+    }
 }
 
 /// Transport protocols of published ports.
@@ -150,13 +199,13 @@ impl Firewall {
     ///
     /// # Errors
     /// Internal; the table is as before then.
-    pub fn replace(&self, content: impl FnOnce() -> (Vec<Network>, Vec<Port>)) -> Result<()> {
+    pub fn replace(&self, content: impl FnOnce() -> Content) -> Result<()> {
         hit("firewall.replace").context(|| "cannot make the firewall table")?;
         let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
-        let (networks, ports) = content();
+        let content = content();
         let mut batch = vec![nft::add_table(&self.table), nft::delete_table(&self.table)];
         batch.extend(skeleton(&self.table));
-        batch.extend(self.elements(&networks, &ports, nft::add_elements));
+        batch.extend(self.elements(&content, nft::add_elements));
         commit(&mut netlink, &batch)
     }
 
@@ -168,20 +217,20 @@ impl Firewall {
         self.change(vec![nft::add_table(&self.table), nft::delete_table(&self.table)])
     }
 
-    /// Adds a network and ports.
+    /// Adds networks, ports and links.
     ///
     /// # Errors
     /// Internal; nothing has changed then.
-    pub fn add(&self, networks: &[Network], ports: &[Port]) -> Result<()> {
-        self.change(self.elements(networks, ports, nft::add_elements))
+    pub fn add(&self, content: &Content) -> Result<()> {
+        self.change(self.elements(content, nft::add_elements))
     }
 
-    /// Removes a network and ports.
+    /// Removes networks, ports and links.
     ///
     /// # Errors
     /// Internal, also if they are not there; nothing has changed then.
-    pub fn delete(&self, networks: &[Network], ports: &[Port]) -> Result<()> {
-        self.change(self.elements(networks, ports, nft::delete_elements))
+    pub fn delete(&self, content: &Content) -> Result<()> {
+        self.change(self.elements(content, nft::delete_elements))
     }
 
     /// Watches the table. To be called in a runtime of tokio.
@@ -216,15 +265,21 @@ impl Firewall {
 
     fn elements(
         &self,
-        networks: &[Network],
-        ports: &[Port],
+        content: &Content,
         change: fn(&str, &str, &[Element]) -> Vec<Message>,
     ) -> Vec<Message> {
         let mut all: Vec<(&'static str, Element)> = Vec::new();
-        networks
-            .iter()
-            .for_each(|network| network_elements(network, &mut all));
-        all.extend(ports.iter().map(port_element));
+        for network in &content.networks {
+            network_elements(network, &mut all);
+        }
+        all.extend(content.ports.iter().map(port_element));
+        all.extend(content.links.iter().map(link_element));
+        all.extend(
+            content
+                .direct
+                .iter()
+                .map(|(protocol, address)| direct_element(*protocol, *address)),
+        );
         SETS.iter()
             .flat_map(|set| {
                 let own: Vec<_> = all
@@ -308,6 +363,15 @@ fn network_elements(network: &Network, all: &mut Vec<(&'static str, Element)>) {
     if network.internal {
         all.push(("internal", plain(&bridge)));
     }
+    if network.open {
+        all.push(("open", plain(&bridge)));
+    }
+    if network.routed != [false, false] {
+        all.push(("direct", plain(&bridge)));
+    }
+    for trusted in &network.trusted {
+        all.push(("trusted", plain(&[interface(trusted), bridge.clone()].concat())));
+    }
     let verdict = match network.icc {
         true => Verdict::Accept,
         false => Verdict::Drop,
@@ -325,7 +389,8 @@ fn network_elements(network: &Network, all: &mut Vec<(&'static str, Element)>) {
             IpNet::V6(_) => ("subnets6", "masquerade6"),
         };
         let mut sets = vec![subnets];
-        if network.masquerade && !network.internal {
+        let routed = network.routed.get(usize::from(subnet.addr().is_ipv6()));
+        if network.masquerade && !network.internal && routed != Some(&true) {
             sets.push(masquerade);
         }
         for set in sets {
@@ -351,12 +416,44 @@ fn following(subnet: &IpNet) -> Option<Vec<u8>> {
     }
 }
 
-fn port_element(port: &Port) -> (&'static str, Element) {
-    let field = |bytes: &[u8]| {
-        let mut field = bytes.to_vec();
-        field.resize(bytes.len().next_multiple_of(4), 0);
-        field
+/// A field of a concatenation.
+fn field(bytes: &[u8]) -> Vec<u8> {
+    let mut field = bytes.to_vec();
+    field.resize(bytes.len().next_multiple_of(4), 0);
+    field
+}
+
+fn link_element(link: &Link) -> (&'static str, Element) {
+    let key = [
+        &link.from.octets()[..],
+        &link.to.octets(),
+        &field(&[link.protocol.number()]),
+        &field(&link.port.to_be_bytes()),
+    ];
+    let element = Element {
+        key: key.concat(),
+        value: Value::None,
     };
+    ("links", element)
+}
+
+fn direct_element(protocol: Protocol, address: SocketAddr) -> (&'static str, Element) {
+    let key = [
+        octets(address.ip()),
+        field(&[protocol.number()]),
+        field(&address.port().to_be_bytes()),
+    ];
+    let element = Element {
+        key: key.concat(),
+        value: Value::None,
+    };
+    match address.is_ipv6() {
+        true => ("direct6", element),
+        false => ("direct4", element),
+    }
+}
+
+fn port_element(port: &Port) -> (&'static str, Element) {
     let any = port.host.ip().is_unspecified();
     let set = match (port.host.is_ipv6(), any) {
         (false, true) => "any4",
@@ -484,9 +581,50 @@ fn skeleton(table: &str) -> Vec<Message> {
             .verdict(Verdict::Accept)
     });
     add("forward", &|rule| {
+        rule.family(false)
+            .source(false)
+            .payload(NETWORK_HEADER, 16, 4, REGISTER + 1)
+            .meta(META_L4PROTO, REGISTER + 2)
+            .payload(TRANSPORT_HEADER, 2, 2, REGISTER + 3)
+            .in_set("links", REGISTER, false)
+            .verdict(Verdict::Accept)
+    });
+    add("forward", &|rule| {
         rule.meta(META_IIFNAME, REGISTER)
             .meta(META_OIFNAME, REGISTER + 4)
             .verdict_map("same", REGISTER)
+    });
+    for ipv6 in [false, true] {
+        let (set, words) = if ipv6 { ("direct6", 4) } else { ("direct4", 1) };
+        // Out of another network of containers nobody comes this way.
+        for direct in [true, false] {
+            add("forward", &|rule| {
+                let rule = match direct {
+                    true => rule
+                        .meta(META_IIFNAME, REGISTER)
+                        .in_set("bridges", REGISTER, true)
+                        .meta(META_OIFNAME, REGISTER)
+                        .in_set("direct", REGISTER, false),
+                    false => rule
+                        .meta(META_IIFNAME, REGISTER)
+                        .meta(META_OIFNAME, REGISTER + 4)
+                        .in_set("trusted", REGISTER, false),
+                };
+                rule.family(ipv6)
+                    .destination(ipv6)
+                    .meta(META_L4PROTO, REGISTER + words)
+                    .payload(TRANSPORT_HEADER, 2, 2, REGISTER + words + 1)
+                    .in_set(set, REGISTER, false)
+                    .verdict(Verdict::Accept)
+            });
+        }
+    }
+    add("forward", &|rule| {
+        rule.meta(META_IIFNAME, REGISTER)
+            .in_set("bridges", REGISTER, true)
+            .meta(META_OIFNAME, REGISTER)
+            .in_set("open", REGISTER, false)
+            .verdict(Verdict::Accept)
     });
     add("forward", &|rule| {
         rule.meta(META_OIFNAME, REGISTER)
@@ -514,7 +652,9 @@ mod tests {
                 subnets: vec!["198.18.0.0/24".parse().unwrap(), "fd00:9::/64".parse().unwrap()],
                 masquerade: true,
                 icc: true,
-                internal: false,
+                routed: [false, true],
+                trusted: vec!["eth7".into()],
+                ..Network::default()
             },
             Network {
                 bridge: "br-two".into(),
@@ -522,6 +662,7 @@ mod tests {
                 masquerade: true,
                 icc: false,
                 internal: true,
+                ..Network::default()
             },
         ]
     }
@@ -550,34 +691,66 @@ mod tests {
         let table = format!("berth_unit{}", std::process::id());
         let firewall = Firewall::open(&table).unwrap();
         firewall
-            .replace(|| (networks(), vec![port("0.0.0.0:8080", "198.18.0.2:80")]))
+            .replace(|| Content {
+                networks: networks(),
+                ports: vec![port("0.0.0.0:8080", "198.18.0.2:80")],
+                links: vec![Link {
+                    from: Ipv4Addr::new(198, 18, 1, 2),
+                    to: Ipv4Addr::new(198, 18, 1, 3),
+                    protocol: Protocol::Tcp,
+                    port: 6379,
+                }],
+                direct: vec![(Protocol::Udp, "[fd00:9::2]:53".parse().unwrap())],
+            })
             .unwrap();
         let text = listed(&table).unwrap();
         assert!(text.contains("tcp . 8080 : 198.18.0.2 . 80"), "{text}");
         assert!(text.contains("\"br-two\" . \"br-two\" : drop"), "{text}");
+        assert!(text.contains("198.18.1.2 . 198.18.1.3 . tcp . 6379"), "{text}");
+        assert!(text.contains("fd00:9::2 . udp . 53"), "{text}");
+        assert!(text.contains("\"eth7\" . \"br-one\""), "{text}");
+        let masqueraded = text.split("set masquerade6").nth(1).unwrap();
+        assert!(
+            !masqueraded.split('}').next().unwrap().contains("fd00:9::"),
+            "{text}"
+        );
 
         let more: Vec<_> = (1..=1000)
             .map(|n| port(&format!("127.0.0.1:{}", 20_000 + n), "198.18.0.2:80"))
             .collect();
-        firewall.add(&[], &more).unwrap();
+        let more = Content {
+            ports: more,
+            ..Content::default()
+        };
+        firewall.add(&more).unwrap();
         assert!(listed(&table).unwrap().contains("127.0.0.1 . tcp . 20999"));
-        firewall.delete(&networks()[1..], &more).unwrap();
+        firewall
+            .delete(&Content {
+                networks: networks()[1..].to_vec(),
+                ..more.clone()
+            })
+            .unwrap();
         let text = listed(&table).unwrap();
         assert!(!text.contains("20999") && !text.contains("br-two"), "{text}");
-        assert!(firewall.delete(&[], &more[..1]).is_err());
+        assert!(firewall.delete(&more).is_err());
 
         firewall.remove().unwrap();
         assert_eq!(listed(&table), None);
-        assert!(firewall.add(&[], &more[..1]).is_err());
+        assert!(firewall.add(&more).is_err());
     }
 
     #[tokio::test]
     async fn only_what_others_do_is_told() {
         let table = format!("berth_watch{}", std::process::id());
         let firewall = Firewall::open(&table).unwrap();
-        firewall.replace(|| (networks(), Vec::new())).unwrap();
+        firewall.replace(|| Content::networks(networks())).unwrap();
         let watch = firewall.watch().unwrap();
-        firewall.add(&[], &[port("0.0.0.0:1", "198.18.0.2:80")]).unwrap();
+        firewall
+            .add(&Content {
+                ports: vec![port("0.0.0.0:1", "198.18.0.2:80")],
+                ..Content::default()
+            })
+            .unwrap();
         assert!(
             tokio::time::timeout(std::time::Duration::from_millis(50), watch.changed())
                 .await

@@ -23,7 +23,7 @@ mod socket;
 
 pub use self::{
     counters::{Counters, counters},
-    firewall::{Firewall, Network, Port, Protocol, Watch},
+    firewall::{Content, Firewall, Link as OpenLink, Network, Port, Protocol, Watch},
     links::{Link, Links, NewBridge, NewPair, NewUpon, Upon},
     names::NameSockets,
     namespace::{Namespace, Owner, read_sysctl, write_sysctl},

@@ -1,6 +1,10 @@
 //! What can be set, once: each field is a flag of `berthd` and a key of its configuration file.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use clap::{ArgAction, Args, ValueEnum};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -182,6 +186,36 @@ pub struct Settings {
     /// Whether to switch the host's forwarding on where networks need it [default: true]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub ip_forward: Option<bool>,
+    /// Whether containers of the default network get IPv6 addresses [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ipv6: Option<bool>,
+    /// Part of the default network's subnet that containers get addresses from
+    #[arg(long, value_name = "SUBNET")]
+    pub fixed_cidr: Option<String>,
+    /// IPv6 subnet of the default network
+    #[arg(long, value_name = "SUBNET")]
+    pub fixed_cidr_v6: Option<String>,
+    /// Gateway of the default network, if it is not the bridge
+    #[arg(long, value_name = "ADDRESS")]
+    pub default_gateway: Option<Ipv4Addr>,
+    /// IPv6 gateway of the default network, if it is not the bridge
+    #[arg(long, value_name = "ADDRESS")]
+    pub default_gateway_v6: Option<Ipv6Addr>,
+    /// Name server of containers that do not say otherwise (repeatable) [default: those of the host]
+    #[arg(long = "dns", value_name = "ADDRESS")]
+    pub dns: Option<Vec<IpAddr>>,
+    /// Domain that containers search names in if they do not say otherwise (repeatable)
+    #[arg(long = "dns-search", value_name = "DOMAIN")]
+    pub dns_search: Option<Vec<String>>,
+    /// Option of the resolver of containers that do not say otherwise (repeatable)
+    #[arg(long = "dns-opt", value_name = "OPTION")]
+    pub dns_opts: Option<Vec<String>>,
+    /// Address that host-gateway in extra hosts stands for [default: that of the default network's bridge]
+    #[arg(long, value_name = "ADDRESS")]
+    pub host_gateway_ip: Option<IpAddr>,
+    /// No process stands behind a published port in any case; accepted for compatibility
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub userland_proxy: Option<bool>,
     /// Seconds that running requests get to finish when the engine is stopped [default: 15]
     #[arg(long, value_name = "SECONDS")]
     pub shutdown_timeout: Option<u64>,

@@ -232,7 +232,7 @@ impl ContainerApi for Engine {
 
     async fn container_delete(&self, _: Ctx, id: String, query: ContainerDeleteQuery) -> Reply<()> {
         if query.link {
-            return Ok(self.containers.remove_link(&id)?);
+            return Ok(self.containers.remove_link(&id).await?);
         }
         let container = self.containers.find(&id)?;
         let removal = Removal {

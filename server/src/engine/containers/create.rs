@@ -90,6 +90,7 @@ impl Containers {
         let _ = hit("create.made");
         reserved.keep();
         self.index.insert(&id, Arc::clone(&container));
+        self.publish_links(&container);
         self.publish(&container, "create", &[]);
         Ok((container, warnings))
     }
@@ -103,6 +104,7 @@ impl Containers {
         mut checked: Checked,
     ) -> Result<(Arc<Container>, Vec<String>)> {
         self.store.make_directory(id)?;
+        let links = self.take_links(&mut checked.host_config)?;
         let defaults = self.defaults.load();
         let remap = defaults.remap(&checked.host_config);
         let ids = remap.map(|remap| &*remap.map);
@@ -122,6 +124,7 @@ impl Containers {
             details: Details {
                 host_config: Arc::new(checked.host_config),
                 networks: Arc::new(self.named_endpoints(checked.networking.endpoints_config)),
+                links: Arc::new(links),
                 mounts: Arc::new(checked.mounts),
                 ..Details::new(name.name())
             },

@@ -21,6 +21,8 @@ struct Inner<T> {
     by_id: BTreeMap<Arc<str>, Arc<T>>,
     /// Names and the ids they belong to, those of containers still being made included.
     names: HashMap<String, Arc<str>>,
+    /// Names of legacy links, `parent/alias`, and the ids of the children.
+    links: BTreeMap<String, Arc<str>>,
 }
 
 impl<T> Default for Index<T> {
@@ -29,6 +31,7 @@ impl<T> Default for Index<T> {
             inner: RwLock::new(Inner {
                 by_id: BTreeMap::new(),
                 names: HashMap::new(),
+                links: BTreeMap::new(),
             }),
         }
     }
@@ -131,6 +134,60 @@ impl<T> Index<T> {
         if inner.names.get(name).is_some_and(|owner| **owner == *id) {
             inner.names.remove(name);
         }
+        let children = format!("{name}/");
+        inner
+            .links
+            .retain(|link, child| **child != *id && !link.starts_with(&children));
+    }
+
+    /// Gives the object of `id` one more name, `parent/alias`, unless it is taken.
+    pub fn link(&self, parent: &str, alias: &str, id: &Arc<str>) -> bool {
+        let mut inner = self.write();
+        let known = inner
+            .links
+            .entry(format!("{parent}/{alias}"))
+            .or_insert_with(|| Arc::clone(id));
+        known == id
+    }
+
+    /// Takes that name away.
+    pub fn unlink(&self, parent: &str, alias: &str) {
+        self.write().links.remove(&format!("{parent}/{alias}"));
+    }
+
+    /// Gives the links of `old` the name of their renamed parent.
+    pub fn rename_links(&self, old: &str, new: &str) {
+        let mut inner = self.write();
+        let start = format!("{old}/");
+        let moved: Vec<_> = inner
+            .links
+            .range(start.clone()..)
+            .take_while(|(link, _)| link.starts_with(&start))
+            .map(|(link, _)| link.clone())
+            .collect();
+        for link in moved {
+            if let (Some(child), Some(alias)) = (inner.links.remove(&link), link.strip_prefix(&start)) {
+                inner.links.insert(format!("{new}/{alias}"), child);
+            }
+        }
+    }
+
+    /// Who is linked to the object of `id`, and as what.
+    pub fn parents(&self, id: &str) -> Vec<(String, String)> {
+        let inner = self.read();
+        let own = inner.links.iter().filter(|(_, child)| ***child == *id);
+        own.filter_map(|(link, _)| link.split_once('/'))
+            .map(|(parent, alias)| (parent.to_owned(), alias.to_owned()))
+            .collect()
+    }
+
+    /// The further names of all objects that have such, in order, by id.
+    pub fn links(&self) -> HashMap<Arc<str>, Vec<String>> {
+        let mut links = HashMap::<_, Vec<_>>::new();
+        for (link, child) in &self.read().links {
+            links.entry(Arc::clone(child)).or_default().push(link.clone());
+        }
+        links
     }
 
     /// Frees a name that was taken by [`Reservation::keep`].
@@ -146,7 +203,7 @@ impl<T> Inner<T> {
             return Some(Some(object.clone()));
         }
         let name = text.strip_prefix('/').unwrap_or(text);
-        let id = self.names.get(name)?;
+        let id = self.names.get(name).or_else(|| self.links.get(name))?;
         Some(self.by_id.get(id).cloned())
     }
 
@@ -251,6 +308,24 @@ mod tests {
         index.remove("abc1", "one");
         assert!(index.find("abc1").is_err());
         assert!(index.reserve("one", "abd4").is_ok());
+    }
+
+    #[test]
+    fn links_are_further_names() {
+        let index = index(&[("abc1", "db"), ("abd2", "web")]);
+        let child: Arc<str> = "abc1".into();
+        assert!(index.link("web", "data", &child));
+        assert!(!index.link("web", "data", &"abd2".into()));
+        assert_eq!(*index.find("/web/data").unwrap(), "abc1");
+        assert_eq!(index.parents("abc1"), [("web".to_owned(), "data".to_owned())]);
+        index.rename_links("web", "site");
+        assert_eq!(index.links()["abc1"], ["site/data"]);
+        assert!(index.find("web/data").is_err());
+        index.remove("abd2", "site");
+        assert!(index.links().is_empty());
+        assert!(index.link("web", "data", &child));
+        index.remove("abc1", "db");
+        assert!(index.find("web/data").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_api::models::{
-    ContainerInspectResponse, ContainerState, EndpointSettings, GraphDriverData, NetworkSettings,
+    ContainerInspectResponse, ContainerState, EndpointSettings, GraphDriverData, HostConfig, NetworkSettings,
 };
 
 use super::{
@@ -49,7 +49,10 @@ impl Containers {
             driver: STORAGE_DRIVER.to_owned(),
             platform: "linux".to_owned(),
             exec_ids: self.exec_ids(container),
-            host_config: (*details.host_config).clone(),
+            host_config: HostConfig {
+                links: self.shown_links(&details),
+                ..(*details.host_config).clone()
+            },
             graph_driver: self.graph_driver(container),
             size_rw: size.map(|size| size.own),
             size_root_fs: size.map(|size| size.root_fs),

@@ -30,16 +30,15 @@ impl Containers {
         let chosen = self.choose(&request)?;
         let now = Timestamp::now();
         let mut meant: HashMap<&str, Option<String>> = HashMap::new();
+        let links = self.index.links();
         let mut list = Vec::with_capacity(chosen.len());
         for container in &chosen {
             let name = container.config().image.as_str();
             let image = meant.entry(name).or_insert_with(|| self.image_id(name));
-            list.push(summary::summarize(
-                container,
-                &container.now(),
-                image.as_deref(),
-                now,
-            ));
+            let mut entry = summary::summarize(container, &container.now(), image.as_deref(), now);
+            let further = links.get(container.id()).into_iter().flatten();
+            entry.names.extend(further.map(|link| format!("/{link}")));
+            list.push(entry);
         }
         if request.size {
             for (entry, container) in list.iter_mut().zip(&chosen) {

@@ -28,6 +28,7 @@ mod image;
 pub mod index;
 mod inspect;
 pub mod link;
+mod links;
 mod list;
 mod logs;
 pub mod model;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
+    links::LegacyLink,
     names,
     run::Current,
     state::State,
@@ -50,6 +51,9 @@ pub struct Details {
     /// Its ports as they are exposed and published while it runs.
     #[serde(default)]
     pub ports: Arc<PortMap>,
+    /// Its legacy links to others of the default network.
+    #[serde(default)]
+    pub links: Arc<Vec<LegacyLink>>,
     /// Its mounts, but those of `HostConfig.Tmpfs`.
     #[serde(default)]
     pub mounts: Arc<Vec<MountPoint>>,
@@ -78,6 +82,7 @@ impl Details {
             host_config: Arc::default(),
             networks: Arc::default(),
             ports: Arc::default(),
+            links: Arc::default(),
             mounts: Arc::default(),
             state: State::default(),
             restart_count: 0,

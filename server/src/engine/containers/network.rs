@@ -3,17 +3,22 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::Arc,
 };
 
 use berth_api::models::{EndpointSettings, PortMap};
-use berth_runtime::{Error, Kind, Result, error::Context, net::Owner};
+use berth_runtime::{
+    Error, Kind, Result,
+    error::Context,
+    net::{Owner, Protocol},
+};
 
 use super::{
     Containers, blocking,
     model::{Container, Details},
+    spec::files::{self, HostsChange},
     store::Sync,
     validate::{self, modes::NetworkMode},
 };
@@ -42,11 +47,13 @@ impl Containers {
         details: &Details,
         bundle: &Path,
         owner: Option<Owner<'_>>,
+        links: Vec<(Ipv4Addr, Vec<(Protocol, u16)>)>,
     ) -> Result<Joined> {
         let mode = NetworkMode::parse(&details.host_config.network_mode)?;
         let Some(main) = mode.network().filter(|_| !container.config().network_disabled) else {
             return Ok(Joined::default());
         };
+        let host_config = self.networks.with_resolver(&details.host_config);
         let joined = self.networks.join(&JoinRequest {
             container: container.id(),
             name: &details.name,
@@ -54,8 +61,9 @@ impl Containers {
             main,
             endpoints: &details.networks,
             wanted: wanted(container, details)?,
-            name_servers: details.host_config.dns.as_deref().unwrap_or_default(),
+            name_servers: host_config.dns.as_deref().unwrap_or_default(),
             owner,
+            links,
         })?;
         store(bundle, &joined.attachment)?;
         container.change(|details| {
@@ -105,39 +113,6 @@ impl Containers {
         if let Err(error) = blocking(move || networks.answer_names(&id, pid)).await {
             tracing::error!(container = container.id(), %error, "a running container has no name server");
         }
-    }
-
-    /// Addresses of the containers that legacy links of the default network name, each with its names.
-    pub(super) fn linked(&self, details: &Details) -> Result<Vec<(IpAddr, String)>> {
-        if NetworkMode::parse(&details.host_config.network_mode)? != NetworkMode::Bridge {
-            return Ok(Vec::new());
-        }
-        let mut found = Vec::new();
-        for link in details.host_config.links.iter().flatten() {
-            let (name, alias) = link.split_once(':').unwrap_or((link, link));
-            let alias = alias.rsplit('/').next().unwrap_or(alias);
-            let target = self.find(name)?;
-            let endpoints = self.networks.endpoints_of(target.id());
-            let address = endpoints
-                .iter()
-                .find(|endpoint| endpoint.network == "bridge")
-                .and_then(|endpoint| endpoint.address(false));
-            let Some(address) = address.filter(|_| target.now().state.has_process()) else {
-                return Err(Error::conflict(format!(
-                    "Cannot link to a non running container: /{} AS /{}/{alias}",
-                    target.now().name,
-                    details.name
-                )));
-            };
-            let mut names = vec![alias.to_owned()];
-            for other in [target.config().hostname.clone(), target.now().name.clone()] {
-                if !names.contains(&other) {
-                    names.push(other);
-                }
-            }
-            found.push((address, names.join(" ")));
-        }
-        Ok(found)
     }
 
     /// The endpoints of a new container: by the names of networks where there are such.
@@ -222,10 +197,25 @@ impl Containers {
             settings,
             wanted: wanted(container, &details)?,
         })?;
+        let addresses = addresses(&settings);
         self.change_networks(container, |networks| {
             networks.insert(record.name.clone(), settings);
         });
-        self.keep_attachment(container)
+        self.keep_attachment(container)?;
+        let directory = self.store.directory(container.id());
+        let names = files::host_names(container.config());
+        let added: Vec<_> = addresses
+            .iter()
+            .map(|address| HostsChange::Add {
+                address: *address,
+                names: &names,
+            })
+            .collect();
+        files::change_hosts(&directory, &added)?;
+        match record.is_user_defined() {
+            true => files::name_server(&directory, &self.networks.with_resolver(&details.host_config)),
+            false => Ok(()),
+        }
     }
 
     /// Takes a container out of a network, whether it runs or not.
@@ -254,23 +244,36 @@ impl Containers {
             return Err(host_conflict());
         }
         if !details.networks.contains_key(&record.name) {
-            return Err(not_connected(&details.name, &record.name));
+            return Err(not_connected(container.id(), &record.name));
         }
         let (this, of) = (self.clone(), Arc::clone(container));
         blocking(move || {
             if details.state.has_process() {
-                this.networks
-                    .disconnect(of.id(), &details.name, details.state.pid, &record)?;
+                this.networks.disconnect(of.id(), details.state.pid, &record)?;
             } else {
                 this.networks.tell_disconnect(&record, of.id());
             }
             this.change_networks(&of, |networks| {
                 networks.remove(&record.name);
             });
-            match details.state.has_process() {
-                true => this.keep_attachment(&of),
-                false => Ok(()),
+            if !details.state.has_process() {
+                return Ok(());
             }
+            let names = files::host_names(of.config());
+            let gone = details
+                .networks
+                .get(&record.name)
+                .map(addresses)
+                .unwrap_or_default();
+            let gone: Vec<_> = gone
+                .iter()
+                .map(|address| HostsChange::Remove {
+                    address: *address,
+                    names: &names,
+                })
+                .collect();
+            files::change_hosts(&this.store.directory(of.id()), &gone)?;
+            this.keep_attachment(&of)
         })
         .await?;
         self.save(container, Sync::Yes).await
@@ -296,15 +299,23 @@ impl Containers {
     }
 }
 
+/// The addresses of an endpoint.
+fn addresses(settings: &EndpointSettings) -> Vec<IpAddr> {
+    [&settings.ip_address, &settings.global_ipv6_address]
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .collect()
+}
+
 /// Refuses to mix networks that cannot be.
 fn may_connect(details: &Details, record: &Record) -> Result<()> {
     let mode = NetworkMode::parse(&details.host_config.network_mode)?;
-    if matches!(mode, NetworkMode::Container(_)) {
+    if matches!(mode, NetworkMode::Container(_) | NetworkMode::Host) {
         return Err(Error::invalid(
             "container sharing network namespace with another container or host cannot be connected to any other network",
         ));
     }
-    if mode == NetworkMode::Host || record.name == "host" {
+    if record.name == "host" {
         return Err(host_conflict());
     }
     let none = details.networks.contains_key("none");
@@ -362,6 +373,7 @@ pub(super) fn clear(details: &mut Details) {
             driver_opts: settings.driver_opts.clone(),
             network_id: settings.network_id.clone(),
             mac_address: settings.mac_address.clone(),
+            gw_priority: settings.gw_priority,
             dns_names: settings.dns_names.clone(),
             ..EndpointSettings::default()
         };

@@ -23,6 +23,7 @@ use crate::config::OWN_RUNTIMES;
 
 use super::{
     Containers, index,
+    links::Linked,
     model::{Container, Details},
     spec::{self, ContainerView, Input, IpcPeer, NetworkPeer, Paths, Peers, RootView, files},
     state,
@@ -65,13 +66,20 @@ impl Containers {
         files::make_bind_sources(&details.mounts, owner)?;
         self.check_subpaths(&details)?;
         let mounts = self.mount_volumes(container)?;
-        let view = view(container, &details, &mounts);
+        let linked = self.linked(container, &details)?;
+        let environment: Vec<_> = linked.iter().flat_map(|linked| linked.env.clone()).collect();
+        let view = view(container, &details, &mounts, &environment);
         let joined = self.join(container, &details)?;
         let user = match remap {
             Some(_) => joined.user()?,
             None => None,
         };
         let directory = self.store.directory(container.id());
+        let links: Vec<_> = linked
+            .iter()
+            .filter_map(|linked| Some((linked.address?, linked.names.clone())))
+            .collect();
+        let opened = linked.into_iter().filter_map(Linked::opens).collect();
         let network = self.join_networks(
             container,
             &details,
@@ -80,13 +88,17 @@ impl Containers {
                 Some(path) => Owner::Existing(path),
                 None => Owner::New(&remap.map),
             }),
+            opened,
         )?;
         self.tell_mounted(container, &mounts);
-        let links = self.linked(&details)?;
         hit("prepare.files")?;
+        let host_config = self.networks.with_resolver(&details.host_config);
         files::write(
             &directory,
-            &view,
+            &ContainerView {
+                host_config: &host_config,
+                ..view
+            },
             &files::Addresses {
                 own: &network.addresses,
                 links: &links,
@@ -95,6 +107,7 @@ impl Containers {
             },
             owner,
         )?;
+        self.tell_parents(container);
         let shm = bundle.join(super::store::SHM);
         if IpcMode::parse(&details.host_config.ipc_mode)? == IpcMode::Shareable {
             files::mount_shm(&shm, details.host_config.shm_size, owner)?;
@@ -318,13 +331,19 @@ impl Joined {
     }
 }
 
-fn view<'a>(container: &'a Container, details: &'a Details, mounts: &'a [MountPoint]) -> ContainerView<'a> {
+fn view<'a>(
+    container: &'a Container,
+    details: &'a Details,
+    mounts: &'a [MountPoint],
+    linked: &'a [String],
+) -> ContainerView<'a> {
     ContainerView {
         id: container.id(),
         config: container.config(),
         host_config: &details.host_config,
         mounts,
         security: &container.identity.security,
+        linked,
     }
 }
 

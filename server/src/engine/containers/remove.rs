@@ -57,25 +57,6 @@ impl Containers {
         removed
     }
 
-    /// Removes a legacy link, `parent/alias`. None is made as long as there are no networks, so none is found.
-    ///
-    /// # Errors
-    /// Not found; invalid for a text that is no link.
-    pub fn remove_link(&self, link: &str) -> Result<()> {
-        let bare = link.strip_prefix('/').unwrap_or(link);
-        match bare.split_once('/') {
-            Some((parent, alias)) if !alias.is_empty() => {
-                self.find(parent)?;
-                Err(Error::not_found(format!(
-                    "Cannot get link {alias} of container {parent}"
-                )))
-            }
-            _ => Err(Error::invalid(format!(
-                "Conflict, {link} is no link: parent/alias is needed"
-            ))),
-        }
-    }
-
     /// [`Containers::remove`] in a task of its own, for whoever holds the operation.
     pub(super) fn remove_later(&self, container: &Arc<Container>, removal: Removal) {
         let (this, container) = (self.clone(), Arc::clone(container));

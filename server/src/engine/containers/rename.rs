@@ -38,6 +38,7 @@ impl Containers {
         let _ = hit("rename.saved");
         reserved.keep();
         self.index.release(&old);
+        self.index.rename_links(&old, name);
         let details = container.details();
         self.networks
             .rename(container.id(), name, &container.config().hostname, |network| {

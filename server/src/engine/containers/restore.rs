@@ -43,6 +43,9 @@ impl Containers {
         for record in std::mem::take(&mut loaded.records) {
             self.register(record);
         }
+        for container in self.index.all() {
+            self.publish_links(&container);
+        }
         let this = self.clone();
         blocking(move || {
             this.volumes.forget(&loaded.volumes_of);

@@ -1,6 +1,7 @@
 //! A container joins its networks when it is started, and leaves them when it has ended.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
@@ -10,16 +11,16 @@ use std::{
 use berth_api::models::EndpointSettings;
 use berth_runtime::{
     Error, Kind, Result,
-    net::{Links, Namespace, NewPair, NewUpon, Owner, Port, Upon},
+    net::{Content, Links, Namespace, NewPair, NewUpon, Owner, Upon},
 };
 use rustix::net::{Shutdown, shutdown};
 
 use super::{
     Networks, host,
-    options::{Driver, Options},
-    ports::Wanted,
+    options::{Driver, GatewayMode, Options},
+    ports::{Target, Wanted},
     record::{Record, new_id},
-    state::{Attachment, Endpoint, Sandbox, State},
+    state::{Attachment, Endpoint, Opened, Sandbox, State},
 };
 
 /// How interfaces of containers are named, before their number.
@@ -46,6 +47,8 @@ pub struct JoinRequest<'a> {
     pub name_servers: &'a [String],
     /// The user namespace that its network namespace is to belong to; none for the host's.
     pub owner: Option<Owner<'a>>,
+    /// What its links open.
+    pub links: Vec<Opened>,
 }
 
 /// What a container has got.
@@ -181,6 +184,16 @@ impl Networks {
                 .collect(),
             gateway: sandbox.gateway.clone(),
             name_servers: sandbox.name_servers.clone(),
+            links: sandbox
+                .links
+                .iter()
+                .map(|(address, ports)| {
+                    let ports = ports.iter();
+                    let ports =
+                        ports.map(|(protocol, port)| (super::ports::name_of(*protocol).to_owned(), *port));
+                    (*address, ports.collect())
+                })
+                .collect(),
         }
     }
 
@@ -221,6 +234,7 @@ impl Networks {
             Sandbox {
                 exposed: request.wanted.exposed.clone(),
                 name_servers: request.name_servers.to_vec(),
+                links: request.links.clone(),
                 ..Sandbox::default()
             },
         );
@@ -234,6 +248,7 @@ impl Networks {
                 request.hostname,
                 name,
                 &settings,
+                &self.settings.gateways,
             )?;
             plans.push(plan);
         }
@@ -247,24 +262,24 @@ impl Networks {
 
     /// Publishes what a container wants, by the endpoint that leads out.
     pub(super) fn publish_ports(&self, container: &str, name: &str, wanted: &Wanted) -> Result<()> {
-        if wanted.bindings.is_empty() {
-            return Ok(());
-        }
-        let (rules, relays) = {
+        let (content, relays) = {
             let mut state = self.state();
             let state: &mut State = &mut state;
             let Some(sandbox) = state.sandboxes.get_mut(container) else {
                 return Ok(());
             };
-            let Some((endpoint, publish_on)) = publisher(&state.networks, sandbox, self.settings.publish_on)
-            else {
+            if wanted.bindings.is_empty() && sandbox.links.is_empty() {
                 return Ok(());
-            };
-            let targets = endpoint.targets();
-            for (protocol, port, binding) in &wanted.bindings {
+            }
+            let publisher = publisher(&state.networks, sandbox, self.settings.publish_on)
+                .filter(|_| !wanted.bindings.is_empty());
+            for (protocol, port, binding) in publisher.iter().flat_map(|_| &wanted.bindings) {
+                let Some((endpoint, target)) = &publisher else {
+                    break;
+                };
                 let published = state
                     .ports
-                    .take(*protocol, *port, binding, publish_on, targets)
+                    .take(*protocol, *port, binding, target)
                     .map_err(|error| {
                         Error::new(
                             error.kind(),
@@ -276,16 +291,35 @@ impl Networks {
                     })?;
                 sandbox.ports.push(published);
             }
-            let rules: Vec<Port> = sandbox
-                .ports
-                .iter()
-                .flat_map(|port| port.publication.rules())
-                .collect();
-            (rules, super::relay::wanted(sandbox))
+            (sandbox.firewall(&state.networks), super::relay::wanted(sandbox))
         };
-        self.firewall(|firewall| firewall.add(&[], &rules))?;
+        self.firewall(|firewall| firewall.add(&content))?;
         self.start_relays(relays);
         Ok(())
+    }
+
+    /// Changes what the links of a running container open.
+    pub fn link(&self, container: &str, links: Vec<Opened>) {
+        let (before, after) = {
+            let mut state = self.state();
+            let state: &mut State = &mut state;
+            let Some(sandbox) = state.sandboxes.get_mut(container) else {
+                return;
+            };
+            let links_of = |sandbox: &Sandbox| Content {
+                links: sandbox.firewall(&state.networks).links,
+                ..Content::default()
+            };
+            let before = links_of(sandbox);
+            sandbox.links = links;
+            (before, links_of(sandbox))
+        };
+        let changed = self
+            .firewall(|firewall| firewall.delete(&before))
+            .and_then(|()| self.firewall(|firewall| firewall.add(&after)));
+        if let Err(error) = changed {
+            tracing::error!(container, %error, "a link does not open what it should");
+        }
     }
 
     /// Takes a container that has ended, or was not started, out of its networks.
@@ -294,20 +328,22 @@ impl Networks {
     }
 
     fn part(&self, container: &str, tell: bool) {
-        let Some(mut sandbox) = self.state().sandboxes.remove(container) else {
+        let removed = {
+            let mut state = self.state();
+            state.sandboxes.remove(container).map(|sandbox| {
+                let content = sandbox.firewall(&state.networks);
+                (sandbox, content)
+            })
+        };
+        let Some((mut sandbox, content)) = removed else {
             return;
         };
         sandbox.relays.cancel();
         if let Some(names) = &sandbox.names {
             names.cancel();
         }
-        let rules: Vec<Port> = sandbox
-            .ports
-            .iter()
-            .flat_map(|port| port.publication.rules())
-            .collect();
-        if !rules.is_empty()
-            && let Err(error) = self.firewall(|firewall| firewall.delete(&[], &rules))
+        if content != Content::default()
+            && let Err(error) = self.firewall(|firewall| firewall.delete(&content))
         {
             tracing::error!(container, %error, "the rules of published ports stay");
         }
@@ -346,7 +382,7 @@ pub(super) fn publisher(
     networks: &BTreeMap<String, super::state::Entry>,
     sandbox: &Sandbox,
     default: IpAddr,
-) -> Option<(Arc<Endpoint>, IpAddr)> {
+) -> Option<(Arc<Endpoint>, Target)> {
     let fits = |endpoint: &&Arc<Endpoint>| {
         networks
             .get(&endpoint.network_id)
@@ -358,10 +394,20 @@ pub(super) fn publisher(
         .filter(fits)
         .min_by_key(|endpoint| endpoint.network_id != sandbox.gateway)?;
     let options = networks.get(&endpoint.network_id)?.record.parsed_options().ok()?;
-    Some((Arc::clone(endpoint), options.publish_on.unwrap_or(default)))
+    let target = Target {
+        publish_on: options.publish_on.unwrap_or(default),
+        addresses: endpoint.targets(),
+        routed: options.gateway_modes.map(|mode| mode == GatewayMode::Routed),
+        trusted: !options.trusted.is_empty(),
+    };
+    Some((Arc::clone(endpoint), target))
 }
 
 /// Takes what an endpoint needs in memory.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is one fact, and there are two callers"
+)]
 pub(super) fn plan_one(
     state: &mut State,
     container: &str,
@@ -369,6 +415,7 @@ pub(super) fn plan_one(
     hostname: &str,
     network: &str,
     settings: &EndpointSettings,
+    gateways: &[Option<IpAddr>; 2],
 ) -> Result<Plan> {
     let entry = match state.find(network) {
         Ok(entry) => entry,
@@ -415,6 +462,11 @@ pub(super) fn plan_one(
         gateway4: None,
         gateway6: None,
         names: names(&record, container, name, hostname, settings),
+        links: match record.is_user_defined() {
+            true => links(settings)?,
+            false => Vec::new(),
+        },
+        priority: settings.gw_priority,
         id,
     };
     if driver.has_addresses() {
@@ -433,8 +485,10 @@ pub(super) fn plan_one(
         endpoint.interface = format!("{}{number}", prefix(&options));
         if !record.internal && !options.is_routed(driver) {
             let gateway = |net: Option<ipnet::IpNet>| record.range_of(net?.addr())?.gateway;
-            endpoint.gateway4 = gateway(endpoint.ipv4);
-            endpoint.gateway6 = gateway(endpoint.ipv6);
+            let fixed = |ipv6: bool| gateways.get(usize::from(ipv6)).copied().flatten();
+            let fixed = |ipv6| fixed(ipv6).filter(|_| record.name == "bridge");
+            endpoint.gateway4 = fixed(false).or_else(|| gateway(endpoint.ipv4));
+            endpoint.gateway6 = fixed(true).or_else(|| gateway(endpoint.ipv6));
         }
         if driver == Driver::Bridge {
             endpoint.link = format!("{LINK}{}", endpoint.id.get(..10).unwrap_or_default());
@@ -535,6 +589,17 @@ pub(super) fn names(
     names
 }
 
+/// The names that a container itself has for others, as pairs of alias and name.
+fn links(settings: &EndpointSettings) -> Result<Vec<(String, String)>> {
+    let links = settings.links.iter().flatten();
+    links
+        .map(|text| {
+            let (name, alias) = crate::engine::containers::validate::names::link(text)?;
+            Ok((alias.to_owned(), name.to_owned()))
+        })
+        .collect()
+}
+
 /// A locally administered hardware address that is unique where the IP address is.
 fn own_mac(endpoint: &Endpoint) -> String {
     let [a, b, c, d] = match endpoint.targets() {
@@ -553,11 +618,12 @@ fn mac_bytes(text: &str) -> Result<[u8; 6]> {
     <[u8; 6]>::try_from(bytes).map_err(|_| Error::invalid(format!("invalid MAC address: {text}")))
 }
 
-/// The first endpoint by which a family leads out.
+/// The endpoint by which a family leads out: of those with the highest priority the first.
 pub(super) fn leader(plans: &[Plan], ipv6: bool) -> Option<&Plan> {
     plans
         .iter()
-        .find(|plan| leads_out(&plan.endpoint, &plan.record, &plan.options, plan.driver, ipv6))
+        .filter(|plan| leads_out(&plan.endpoint, &plan.record, &plan.options, plan.driver, ipv6))
+        .min_by_key(|plan| Reverse(plan.endpoint.priority))
 }
 
 /// Whether an endpoint leads out.

@@ -1,12 +1,13 @@
 //! A running container joins one more network, or leaves one.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use berth_api::models::EndpointSettings;
 use berth_runtime::{
     Error, Kind, Result,
-    net::{Links, Namespace, Port},
+    net::{Content, Links, Namespace},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Networks,
@@ -68,6 +69,7 @@ impl Networks {
                 request.hostname,
                 &record.id,
                 request.settings,
+                &self.settings.gateways,
             )?
         };
         let connected = self.wire_running(request, &plan);
@@ -95,7 +97,9 @@ impl Networks {
         }
         for ipv6 in [false, true] {
             let others = self.ways_out(request.container, ipv6);
-            let led = others.iter().any(|other| other.id != endpoint.id);
+            let led = others
+                .iter()
+                .any(|other| other.id != endpoint.id && other.priority >= endpoint.priority);
             if !led && leads_out(endpoint, &plan.record, &plan.options, plan.driver, ipv6) {
                 route_by(&mut namespace, endpoint, ipv6)?;
             }
@@ -113,7 +117,7 @@ impl Networks {
         }
     }
 
-    /// The endpoints of a container that lead out over a family, in their order.
+    /// The endpoints of a container that lead out over a family, in the order in which they do.
     fn ways_out(&self, container: &str, ipv6: bool) -> Vec<Arc<Endpoint>> {
         let state = self.state();
         let endpoints = state
@@ -129,24 +133,26 @@ impl Networks {
                 }
             })
         };
-        endpoints
+        let mut ways: Vec<_> = endpoints
             .unwrap_or_default()
             .iter()
             .filter(leads)
             .cloned()
-            .collect()
+            .collect();
+        ways.sort_by_key(|endpoint| Reverse(endpoint.priority));
+        ways
     }
 
     /// Takes a running container out of a network.
     ///
     /// # Errors
     /// Conflict if it is not in it; internal.
-    pub fn disconnect(&self, container: &str, name: &str, pid: i32, record: &Record) -> Result<()> {
+    pub fn disconnect(&self, container: &str, pid: i32, record: &Record) -> Result<()> {
         let found = self
             .endpoints_of(container)
             .into_iter()
             .find(|endpoint| endpoint.network_id == record.id);
-        let endpoint = found.ok_or_else(|| not_connected(name, &record.name))?;
+        let endpoint = found.ok_or_else(|| not_connected(container, &record.name))?;
         self.move_ports(container, &endpoint)?;
         if !endpoint.link.is_empty() {
             Links::open()?.delete(&endpoint.link)?;
@@ -182,7 +188,7 @@ impl Networks {
 
     /// Leads the ports of an endpoint that goes to another one, or gives them up.
     fn move_ports(&self, container: &str, leaving: &Endpoint) -> Result<()> {
-        let (old, new) = {
+        let (old, new, relays) = {
             let mut state = self.state();
             let state = &mut *state;
             let Some(sandbox) = state.sandboxes.get_mut(container) else {
@@ -191,12 +197,9 @@ impl Networks {
             let of_leaving = |ipv4: Option<std::net::Ipv4Addr>, ipv6: Option<std::net::Ipv6Addr>| {
                 (ipv4, ipv6) == leaving.targets()
             };
-            let rules = |sandbox: &super::state::Sandbox| -> Vec<Port> {
-                sandbox
-                    .ports
-                    .iter()
-                    .flat_map(|port| port.publication.rules())
-                    .collect()
+            let ports_of = |sandbox: &super::state::Sandbox| Content {
+                links: Vec::new(),
+                ..sandbox.firewall(&state.networks)
             };
             if !sandbox
                 .ports
@@ -205,7 +208,7 @@ impl Networks {
             {
                 return Ok(());
             }
-            let old = rules(sandbox);
+            let old = ports_of(sandbox);
             let kept: Vec<_> = sandbox
                 .endpoints
                 .iter()
@@ -213,34 +216,31 @@ impl Networks {
                 .cloned()
                 .collect();
             let all = std::mem::replace(&mut sandbox.endpoints, kept);
-            sandbox.gateway = sandbox
-                .endpoints
-                .iter()
-                .find(|endpoint| endpoint.gateway4.is_some() || endpoint.gateway6.is_some())
-                .map(|endpoint| endpoint.network_id.clone())
-                .unwrap_or_default();
+            sandbox.gateway = sandbox.next_gateway();
             match publisher(&state.networks, sandbox, self.settings.publish_on) {
-                Some((next, _)) => {
+                Some((_, target)) => {
+                    sandbox.relays.cancel();
+                    sandbox.relays = CancellationToken::new();
                     for port in &mut sandbox.ports {
-                        (port.publication.ipv4, port.publication.ipv6) = next.targets();
+                        (port.publication.ipv4, port.publication.ipv6) = target.addresses;
                     }
                 }
                 None => {
                     sandbox.relays.cancel();
+                    sandbox.relays = CancellationToken::new();
                     for port in sandbox.ports.drain(..) {
                         state.ports.free(&port.publication);
                     }
                 }
             }
-            let new = rules(sandbox);
+            let new = ports_of(sandbox);
             sandbox.endpoints = all;
-            (old, new)
+            (old, new, super::relay::wanted(sandbox))
         };
-        self.firewall(|firewall| firewall.delete(&[], &old))?;
-        match new.is_empty() {
-            true => Ok(()),
-            false => self.firewall(|firewall| firewall.add(&[], &new)),
-        }
+        self.firewall(|firewall| firewall.delete(&old))?;
+        self.firewall(|firewall| firewall.add(&new))?;
+        self.start_relays(relays);
+        Ok(())
     }
 
     /// Forgets an endpoint; answers whether the container has others.
@@ -254,12 +254,7 @@ impl Networks {
         };
         sandbox.endpoints.retain(|other| other.id != endpoint.id);
         if sandbox.gateway == endpoint.network_id {
-            sandbox.gateway = sandbox
-                .endpoints
-                .iter()
-                .find(|endpoint| endpoint.gateway4.is_some() || endpoint.gateway6.is_some())
-                .map(|endpoint| endpoint.network_id.clone())
-                .unwrap_or_default();
+            sandbox.gateway = sandbox.next_gateway();
         }
         Ok(!sandbox.endpoints.is_empty())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use berth_api::models::NetworkCreateRequest;
-use berth_runtime::{Error, Kind, Result, failpoint::hit};
+use berth_runtime::{Error, Kind, Result, failpoint::hit, net::Content};
 use jiff::Timestamp;
 
 use super::{
@@ -38,6 +38,7 @@ impl Networks {
             driver: checked.driver.name().to_owned(),
             created: Timestamp::now(),
             ranges: checked.ranges.clone(),
+            unused: checked.unused.clone(),
             ipam_options: request.ipam.and_then(|ipam| ipam.options),
             ipv6: request.enable_ipv6,
             internal: request.internal,
@@ -163,7 +164,7 @@ impl Networks {
         let made = record.store(&self.directory).and_then(|()| {
             self.state().entry(&record.id)?.index = index;
             match record.driver == "bridge" {
-                true => self.firewall(|firewall| firewall.add(&[record.firewall()?], &[])),
+                true => self.firewall(|firewall| firewall.add(&Content::networks(vec![record.firewall()?]))),
                 false => Ok(()),
             }
         });

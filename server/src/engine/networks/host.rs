@@ -134,8 +134,8 @@ impl Shared {
         options: &Options,
     ) -> Result<()> {
         for range in &record.ranges {
-            let inhibited = options.inhibit_ipv4 && range.subnet.addr().is_ipv4();
-            if let Some(gateway) = range.gateway.filter(|_| !inhibited) {
+            let without = options.is_isolated(range.subnet.addr().is_ipv6());
+            if let Some(gateway) = range.gateway.filter(|_| !without) {
                 let address = IpNet::new(gateway, range.subnet.prefix_len())
                     .map_err(|e| Error::internal("a subnet is odd").caused_by(e))?;
                 links.add_address(index, address)?;
@@ -146,6 +146,11 @@ impl Shared {
         write_sysctl(&format!("net/ipv4/conf/{}/route_localnet", record.link), "1")?;
         if !record.internal {
             self.forward(record.ipv6)?;
+        }
+        if options.no_icc && record.is_predefined() {
+            // Containers do not hear each other there. What links open goes over the host, which answers for the others.
+            write_sysctl(&format!("net/ipv4/conf/{}/proxy_arp_pvlan", record.link), "1")?;
+            write_sysctl(&format!("net/ipv4/neigh/{}/proxy_delay", record.link), "0")?;
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use berth_api::models::EventMessageType;
+use berth_api::models::{EventMessageType, HostConfig};
 use berth_runtime::{
     Error, Result,
     net::{Firewall, Pool},
@@ -178,9 +178,28 @@ impl Networks {
 
     /// The address by which containers of the default network reach the host.
     pub fn host_gateway(&self) -> Option<std::net::IpAddr> {
+        if self.settings.host_gateway.is_some() {
+            return self.settings.host_gateway;
+        }
         let state = self.state();
         let bridge = state.find("bridge").ok()?;
         bridge.record.range(false).and_then(|range| range.gateway)
+    }
+
+    /// A container's host configuration with the engine's name servers, domains and options where it names none.
+    pub fn with_resolver(&self, host_config: &HostConfig) -> HostConfig {
+        let mut filled = host_config.clone();
+        let settings = &self.settings;
+        for (own, default) in [
+            (&mut filled.dns, &settings.dns),
+            (&mut filled.dns_search, &settings.dns_search),
+            (&mut filled.dns_options, &settings.dns_options),
+        ] {
+            if own.as_ref().is_none_or(Vec::is_empty) && !default.is_empty() {
+                *own = Some(default.clone());
+            }
+        }
+        filled
     }
 
     /// Whether the engine has a default network.

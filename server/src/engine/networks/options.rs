@@ -62,6 +62,32 @@ impl Driver {
     }
 }
 
+/// How containers of a network are reached from outside over one family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GatewayMode {
+    /// By published ports of the host.
+    #[default]
+    Nat,
+    /// By published ports of the host, and by all ports of their own addresses.
+    Unprotected,
+    /// By published ports of their own addresses, which leave the host as they are.
+    Routed,
+    /// Not at all, and the host has no address in the network.
+    Isolated,
+}
+
+impl GatewayMode {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "nat" => Some(Self::Nat),
+            "nat-unprotected" => Some(Self::Unprotected),
+            "routed" => Some(Self::Routed),
+            "isolated" => Some(Self::Isolated),
+            _ => None,
+        }
+    }
+}
+
 /// The options of a network, read once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -77,6 +103,10 @@ pub struct Options {
     pub publish_on: Option<IpAddr>,
     /// Whether the bridge gets no IPv4 address.
     pub inhibit_ipv4: bool,
+    /// How containers are reached from outside, over IPv4 and IPv6.
+    pub gateway_modes: [GatewayMode; 2],
+    /// Interfaces of the host from which published ports are reached by the containers' own addresses.
+    pub trusted: Vec<String>,
     /// How interfaces of containers are named, without their number.
     pub interface_prefix: String,
     /// The interface of the host that macvlan and ipvlan interfaces lie upon.
@@ -105,6 +135,17 @@ impl Options {
                 "com.docker.network.bridge.enable_icc" => read.no_icc = !boolean()?,
                 "com.docker.network.bridge.enable_ip_masquerade" => read.no_masquerade = !boolean()?,
                 "com.docker.network.bridge.inhibit_ipv4" => read.inhibit_ipv4 = boolean()?,
+                "com.docker.network.bridge.gateway_mode_ipv4"
+                | "com.docker.network.bridge.gateway_mode_ipv6" => {
+                    let mode = GatewayMode::parse(value)
+                        .ok_or_else(|| bad(&format!("unknown gateway mode {value}")))?;
+                    read.gateway_modes[usize::from(key.ends_with('6'))] = mode;
+                }
+                "com.docker.network.bridge.trusted_host_interfaces" => {
+                    let names = value.split(':').filter(|name| !name.is_empty());
+                    read.trusted = names.map(str::to_owned).collect();
+                    read.trusted.iter().try_for_each(|name| check_name(name))?;
+                }
                 "com.docker.network.bridge.default_bridge" => drop(boolean()?),
                 "com.docker.network.bridge.host_binding_ipv4" => {
                     read.publish_on = Some(value.parse().map_err(|_| bad("use an IP address"))?);
@@ -159,6 +200,26 @@ impl Options {
         Ok(Upon::Ipvlan(mode, flag))
     }
 
+    /// Refuses gateway modes that do not fit the network.
+    ///
+    /// # Errors
+    /// Invalid.
+    pub fn check_gateway_modes(&self, internal: bool) -> Result<()> {
+        match self.gateway_modes.contains(&GatewayMode::Isolated) && !internal {
+            true => Err(Error::invalid(
+                "gateway mode 'isolated' can only be used for an internal network",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the host has no address in the network over a family.
+    pub fn is_isolated(&self, ipv6: bool) -> bool {
+        let inhibited = self.inhibit_ipv4 && !ipv6;
+        let mode = self.gateway_modes.get(usize::from(ipv6));
+        inhibited || mode == Some(&GatewayMode::Isolated)
+    }
+
     /// Whether interfaces route by themselves and need no gateway.
     pub fn is_routed(&self, driver: Driver) -> bool {
         driver == Driver::Ipvlan && matches!(self.mode.as_str(), "l3" | "l3s")
@@ -201,6 +262,11 @@ mod tests {
                 .no_icc
         );
         assert_eq!(read("com.docker.network.driver.mtu", "1450").unwrap().mtu, 1450);
+        let routed = read("com.docker.network.bridge.gateway_mode_ipv6", "routed").unwrap();
+        assert_eq!(routed.gateway_modes, [GatewayMode::Nat, GatewayMode::Routed]);
+        let isolated = read("com.docker.network.bridge.gateway_mode_ipv4", "isolated").unwrap();
+        assert!(isolated.check_gateway_modes(true).is_ok() && isolated.check_gateway_modes(false).is_err());
+        assert!(isolated.is_isolated(false) && !isolated.is_isolated(true));
         assert_eq!(read("unheard.of", "x").unwrap(), Options::default());
         for (key, value) in [
             ("com.docker.network.bridge.enable_icc", "perhaps"),
@@ -208,6 +274,8 @@ mod tests {
             ("com.docker.network.bridge.host_binding_ipv4", "here"),
             ("com.docker.network.bridge.name", "far-too-long-for-a-link"),
             ("parent", "a/b"),
+            ("com.docker.network.bridge.gateway_mode_ipv4", "bridged"),
+            ("com.docker.network.bridge.trusted_host_interfaces", "eth0:a/b"),
         ] {
             assert_eq!(
                 read(key, value).unwrap_err().kind(),

@@ -61,6 +61,25 @@ pub struct Publication {
     pub ipv4: Option<Ipv4Addr>,
     /// The container's IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
+    /// Families (IPv4, IPv6) over which the port is reached by the container's own address and not by the host's.
+    #[serde(default)]
+    pub routed: [bool; 2],
+    /// Whether it is also reached by the container's own addresses, from some interfaces of the host.
+    #[serde(default)]
+    pub trusted: bool,
+}
+
+/// Where published ports lead, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Where ports are published whose bindings do not say it.
+    pub publish_on: IpAddr,
+    /// The container's addresses.
+    pub addresses: (Option<Ipv4Addr>, Option<Ipv6Addr>),
+    /// Families (IPv4, IPv6) over which the container is reached by its own address.
+    pub routed: [bool; 2],
+    /// Whether it is also reached by its own addresses, from some interfaces of the host.
+    pub trusted: bool,
 }
 
 /// The ports of the host that containers of this engine have.
@@ -117,6 +136,14 @@ impl Wanted {
     }
 }
 
+/// Reads a container's exposed ports.
+///
+/// # Errors
+/// Invalid, for a malformed port.
+pub fn exposed(ports: impl Iterator<Item = impl AsRef<str>>) -> Result<Vec<(Protocol, u16)>> {
+    ports.map(|port| parse(port.as_ref())).collect()
+}
+
 /// `80`, `80/tcp`.
 fn parse(text: &str) -> Result<(Protocol, u16)> {
     let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
@@ -164,15 +191,36 @@ impl Publication {
             Some(IpAddr::V4(address)) => (Some(address), None),
             Some(IpAddr::V6(address)) => (None, Some(address)),
         };
-        let v4 = v4.zip(self.ipv4).map(|(host, to)| rule(host.into(), to.into()));
-        let v6 = v6.zip(self.ipv6).map(|(host, to)| rule(host.into(), to.into()));
+        let [routed4, routed6] = self.routed;
+        let v4 = v4.zip(self.ipv4).filter(|_| !routed4);
+        let v6 = v6.zip(self.ipv6).filter(|_| !routed6);
+        let v4 = v4.map(|(host, to)| rule(host.into(), to.into()));
+        let v6 = v6.map(|(host, to)| rule(host.into(), to.into()));
         v4.into_iter().chain(v6).collect()
+    }
+
+    /// The container's own addresses by which the port is reached from outside.
+    pub fn direct(&self) -> Vec<(Protocol, SocketAddr)> {
+        let [routed4, routed6] = self.routed;
+        let v4 = self.ipv4.filter(|_| routed4 || self.trusted).map(IpAddr::from);
+        let v6 = self.ipv6.filter(|_| routed6 || self.trusted).map(IpAddr::from);
+        v4.into_iter()
+            .chain(v6)
+            .map(|address| (self.protocol(), SocketAddr::new(address, self.container_port)))
+            .collect()
+    }
+
+    /// Whether it has no port of the host.
+    fn is_routed_only(&self) -> bool {
+        self.host_port == 0
     }
 
     /// Whether the engine has to relay what comes over IPv6.
     pub fn needs_relay(&self) -> bool {
         let reached_by_ipv6 = self.address.is_none_or(|address| address.is_ipv6());
-        self.protocol() == Protocol::Tcp && reached_by_ipv6 && self.ipv6.is_none() && self.ipv4.is_some()
+        let translated = self.routed == [false, false] && !self.is_routed_only();
+        let streams = self.protocol() != Protocol::Sctp;
+        streams && translated && reached_by_ipv6 && self.ipv6.is_none() && self.ipv4.is_some()
     }
 
     /// As inspect shows it: one entry for each family.
@@ -183,6 +231,7 @@ impl Publication {
             host_port: port.clone(),
         };
         match self.address {
+            _ if self.is_routed_only() => Vec::new(),
             Some(address) => vec![binding(address)],
             None => {
                 let v6 = self.ipv6.is_some() || self.needs_relay();
@@ -206,10 +255,12 @@ pub fn port_map<'a>(
         .map(|(protocol, port)| (key(*protocol, *port), None))
         .collect();
     for publication in published {
-        map.entry(key(publication.protocol(), publication.container_port))
-            .or_default()
-            .get_or_insert_default()
-            .extend(publication.bindings());
+        let shown = map
+            .entry(key(publication.protocol(), publication.container_port))
+            .or_default();
+        if !publication.is_routed_only() {
+            shown.get_or_insert_default().extend(publication.bindings());
+        }
     }
     map
 }
@@ -224,11 +275,26 @@ impl Table {
         protocol: Protocol,
         container_port: u16,
         binding: &PortBinding,
-        default: IpAddr,
-        target: (Option<Ipv4Addr>, Option<Ipv6Addr>),
+        target: &Target,
     ) -> Result<Published> {
-        let address = host_address(&binding.host_ip, default)?;
+        let address = host_address(&binding.host_ip, target.publish_on)?;
         let candidates = range(&binding.host_port)?;
+        let publication = Publication {
+            protocol: name_of(protocol).to_owned(),
+            address,
+            host_port: 0,
+            container_port,
+            ipv4: target.addresses.0,
+            ipv6: target.addresses.1,
+            routed: target.routed,
+            trusted: target.trusted,
+        };
+        let Some(address) = translated(address, target) else {
+            return Ok(Published {
+                publication,
+                held: None,
+            });
+        };
         let (port, held) = match candidates {
             None => self.any(protocol, address)?,
             Some(ports) => self.first_of(protocol, address, ports)?,
@@ -236,12 +302,9 @@ impl Table {
         self.0.entry((protocol, port)).or_default().push(address);
         Ok(Published {
             publication: Publication {
-                protocol: name_of(protocol).to_owned(),
                 address,
                 host_port: port,
-                container_port,
-                ipv4: target.0,
-                ipv6: target.1,
+                ..publication
             },
             held,
         })
@@ -249,6 +312,12 @@ impl Table {
 
     /// Takes again what a container had before the engine was restarted.
     pub fn retake(&mut self, publication: Publication) -> Published {
+        if publication.is_routed_only() {
+            return Published {
+                publication,
+                held: None,
+            };
+        }
         let (protocol, address) = (publication.protocol(), publication.address);
         let held = hold(protocol, address, publication.host_port)
             .map(|(_, held)| held)
@@ -317,6 +386,21 @@ impl Table {
             }
         }
         Err(last.unwrap_or_else(|| Error::internal("all ports are allocated")))
+    }
+}
+
+/// The address of the host at which a port is published, none for all addresses; nothing at all where the container is
+/// reached by its own address only.
+fn translated(address: Option<IpAddr>, target: &Target) -> Option<Option<IpAddr>> {
+    let [routed4, routed6] = target.routed;
+    let without_ipv6 = target.addresses.1.is_none();
+    match address {
+        None if routed4 && (routed6 || without_ipv6) => None,
+        None if routed4 => Some(Some(Ipv6Addr::UNSPECIFIED.into())),
+        None if routed6 => Some(Some(Ipv4Addr::UNSPECIFIED.into())),
+        Some(IpAddr::V4(_)) if routed4 => None,
+        Some(IpAddr::V6(_)) if routed6 || (routed4 && without_ipv6) => None,
+        other => Some(other),
     }
 }
 
@@ -453,17 +537,23 @@ mod tests {
 
     const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     const TO: (Option<Ipv4Addr>, Option<Ipv6Addr>) = (Some(Ipv4Addr::new(172, 17, 0, 2)), None);
+    const TARGET: Target = Target {
+        publish_on: ANY,
+        addresses: TO,
+        routed: [false, false],
+        trusted: false,
+    };
 
     #[test]
     fn ports_of_containers_and_programs_clash() {
         let mut table = Table::default();
         let first = table
-            .take(Protocol::Tcp, 80, &binding("127.0.0.1", ""), ANY, TO)
+            .take(Protocol::Tcp, 80, &binding("127.0.0.1", ""), &TARGET)
             .unwrap();
         let port = first.publication.host_port;
         let mut take = |ip: &str| {
             table
-                .take(Protocol::Tcp, 80, &binding(ip, &port.to_string()), ANY, TO)
+                .take(Protocol::Tcp, 80, &binding(ip, &port.to_string()), &TARGET)
                 .map(|_| ())
                 .map_err(|error| error.to_string())
         };
@@ -481,16 +571,42 @@ mod tests {
         let program = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = program.local_addr().unwrap().port();
         let error = table
-            .take(Protocol::Tcp, 80, &binding("", &port.to_string()), ANY, TO)
+            .take(Protocol::Tcp, 80, &binding("", &port.to_string()), &TARGET)
             .unwrap_err();
         assert!(error.to_string().ends_with("address already in use"), "{error}");
         let error = table
-            .take(Protocol::Tcp, 80, &binding("192.0.2.254", "8080"), ANY, TO)
+            .take(Protocol::Tcp, 80, &binding("192.0.2.254", "8080"), &TARGET)
             .unwrap_err();
         assert!(
             error.to_string().ends_with("cannot assign requested address"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn routed_ports_are_not_the_hosts() {
+        let mut table = Table::default();
+        let target = Target {
+            routed: [true, false],
+            ..TARGET
+        };
+        let port = table
+            .take(Protocol::Tcp, 80, &binding("", "8080"), &target)
+            .unwrap()
+            .publication;
+        assert_eq!(
+            (port.host_port, port.rules().len(), port.bindings().len()),
+            (0, 0, 0)
+        );
+        assert_eq!(port.direct(), [(Protocol::Tcp, "172.17.0.2:80".parse().unwrap())]);
+        assert!(!port.needs_relay());
+        let both = Target {
+            addresses: (TO.0, Some(Ipv6Addr::LOCALHOST)),
+            ..target
+        };
+        assert_eq!(translated(None, &both), Some(Some(Ipv6Addr::UNSPECIFIED.into())));
+        assert_eq!(translated(Some(ANY), &both), None);
+        assert_eq!(translated(None, &TARGET), Some(None));
     }
 
     #[test]
@@ -516,6 +632,8 @@ mod tests {
             container_port: 80,
             ipv4: TO.0,
             ipv6: None,
+            routed: [false, false],
+            trusted: false,
         };
         assert_eq!(publication.rules().len(), 1);
         assert!(publication.needs_relay());

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     addresses::Range,
-    options::{Driver, Options},
+    options::{Driver, GatewayMode, Options},
 };
 use crate::engine::{
     roots::{clear_new, write_file},
@@ -44,6 +44,9 @@ pub struct Record {
     /// Its address ranges.
     #[serde(default)]
     pub ranges: Vec<Range>,
+    /// IPv6 ranges that were given for a network without IPv6: they are shown and not used.
+    #[serde(default)]
+    pub unused: Vec<Range>,
     /// Options of the address management, as they were given.
     #[serde(default)]
     pub ipam_options: Option<BTreeMap<String, String>>,
@@ -124,12 +127,15 @@ impl Record {
             masquerade: !options.no_masquerade,
             icc: !options.no_icc,
             internal: self.internal,
+            routed: options.gateway_modes.map(|mode| mode == GatewayMode::Routed),
+            open: options.gateway_modes.contains(&GatewayMode::Unprotected),
+            trusted: options.trusted,
         })
     }
 
     /// As clients see it, without its containers.
     pub fn model(&self) -> Network {
-        let config = self.ranges.iter().map(|range| IPAMConfig {
+        let config = self.ranges.iter().chain(&self.unused).map(|range| IPAMConfig {
             subnet: range.subnet.to_string(),
             ip_range: range.range.map(|net| net.to_string()).unwrap_or_default(),
             gateway: range

@@ -1,19 +1,37 @@
-//! Connections that the firewall cannot lead to a container, because it has no IPv6: the engine accepts and relays them.
+//! Connections and datagrams that the firewall cannot lead to a container, because it has no IPv6: the engine relays
+//! them.
 
 use std::{
+    collections::HashMap,
+    io,
     net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use berth_runtime::net::Protocol;
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Networks, state::Sandbox};
 
-/// A port whose connections are relayed.
+/// How long an exchange of datagrams may pause.
+const IDLE: Duration = Duration::from_secs(90);
+/// Exchanges of datagrams of one port at a time.
+const MOST_PEERS: usize = 1024;
+/// The longest datagram.
+const LONGEST: usize = 65_535;
+/// After an error that may last.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A port whose connections or datagrams are relayed.
 #[derive(Debug)]
 pub(super) struct Relay {
+    protocol: Protocol,
     held: Arc<OwnedFd>,
     to: SocketAddr,
     end: CancellationToken,
@@ -25,6 +43,7 @@ pub(super) fn wanted(sandbox: &Sandbox) -> Vec<Relay> {
         let publication = &port.publication;
         let to: Ipv4Addr = publication.ipv4.filter(|_| publication.needs_relay())?;
         Some(Relay {
+            protocol: publication.protocol(),
             held: Arc::clone(port.held.as_ref()?),
             to: SocketAddr::new(to.into(), publication.container_port),
             end: sandbox.relays.clone(),
@@ -40,30 +59,54 @@ impl Networks {
             return;
         }
         for relay in relays {
-            let listener = relay
-                .held
-                .try_clone()
-                .and_then(|held| TcpListener::from_std(held.into()));
-            match listener {
-                Ok(listener) => {
+            let (to, end) = (relay.to, relay.end.clone());
+            let opened = relay.held.try_clone().and_then(|held| match relay.protocol {
+                Protocol::Udp => UdpSocket::from_std(held.into()).map(Front::Datagrams),
+                _ => TcpListener::from_std(held.into()).map(Front::Connections),
+            });
+            match opened {
+                Ok(front) => {
                     let stop = self.stop.clone();
                     self.tasks.spawn(async move {
                         tokio::select! {
-                            () = relay.end.cancelled() => {}
+                            () = end.cancelled() => {}
                             () = stop.cancelled() => {}
-                            () = accept(listener, relay.to, &relay.end) => {}
+                            () = front.relay(to, &end) => {}
                         }
                     });
                 }
-                Err(error) => tracing::warn!(to = %relay.to, %error, "a port is not reached over IPv6"),
+                Err(error) => tracing::warn!(%to, %error, "a port is not reached over IPv6"),
             }
         }
     }
 }
 
+/// What clients reach.
+enum Front {
+    Connections(TcpListener),
+    Datagrams(UdpSocket),
+}
+
+impl Front {
+    async fn relay(self, to: SocketAddr, end: &CancellationToken) {
+        match self {
+            Self::Connections(listener) => accept(listener, to, end).await,
+            Self::Datagrams(socket) => datagrams(Arc::new(socket), to, end).await,
+        }
+    }
+}
+
 async fn accept(listener: TcpListener, to: SocketAddr, end: &CancellationToken) {
-    let tracker = tokio_util::task::TaskTracker::new();
-    while let Ok((client, _)) = listener.accept().await {
+    let tracker = TaskTracker::new();
+    loop {
+        let client = match listener.accept().await {
+            Ok((client, _)) => client,
+            Err(error) if is_over(&error) => return,
+            Err(_) => {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         let end = end.clone();
         tracker.spawn(async move {
             tokio::select! {
@@ -75,8 +118,89 @@ async fn accept(listener: TcpListener, to: SocketAddr, end: &CancellationToken) 
     }
 }
 
-async fn pass(mut client: TcpStream, to: SocketAddr) -> std::io::Result<()> {
+/// Whether nobody listens any more. Other errors, as of too many open files, pass.
+fn is_over(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput
+}
+
+async fn pass(mut client: TcpStream, to: SocketAddr) -> io::Result<()> {
     let mut server = TcpStream::connect(to).await?;
     tokio::io::copy_bidirectional(&mut client, &mut server).await?;
     Ok(())
+}
+
+/// The sockets that speak to the container, by the client they speak for.
+type Peers = Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>>;
+
+async fn datagrams(front: Arc<UdpSocket>, to: SocketAddr, end: &CancellationToken) {
+    let peers = Peers::default();
+    let mut buffer = vec![0; LONGEST];
+    loop {
+        let (length, client) = match front.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(_) => {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let known = lock(&peers).get(&client).cloned();
+        let socket = match known {
+            Some(socket) => socket,
+            None if lock(&peers).len() >= MOST_PEERS => continue,
+            None => {
+                let Ok(socket) = speak_to(to).await else {
+                    continue;
+                };
+                lock(&peers).insert(client, Arc::clone(&socket));
+                let (front, socket, peers, end) = (
+                    Arc::clone(&front),
+                    Arc::clone(&socket),
+                    Arc::clone(&peers),
+                    end.clone(),
+                );
+                tokio::spawn({
+                    let socket = Arc::clone(&socket);
+                    async move {
+                        tokio::select! {
+                            () = end.cancelled() => {}
+                            () = answers(&front, client, &socket) => {}
+                        }
+                        lock(&peers).remove(&client);
+                    }
+                });
+                socket
+            }
+        };
+        // What cannot be delivered is lost, as datagrams are.
+        let _ = socket.send(buffer.get(..length).unwrap_or_default()).await;
+    }
+}
+
+fn lock(
+    peers: &Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>,
+) -> std::sync::MutexGuard<'_, HashMap<SocketAddr, Arc<UdpSocket>>> {
+    peers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn speak_to(to: SocketAddr) -> io::Result<Arc<UdpSocket>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.connect(to).await?;
+    Ok(Arc::new(socket))
+}
+
+/// Passes what the container says to a client on, until it is silent for long.
+async fn answers(front: &UdpSocket, client: SocketAddr, socket: &UdpSocket) {
+    let mut buffer = vec![0; LONGEST];
+    while let Ok(received) = timeout(IDLE, socket.recv(&mut buffer)).await {
+        match received {
+            Ok(length) => {
+                let _ = front
+                    .send_to(buffer.get(..length).unwrap_or_default(), client)
+                    .await;
+            }
+            // Nobody listens there yet, or not any more.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(_) => return,
+        }
+    }
 }

@@ -6,7 +6,7 @@ use berth_api::{
     Filters,
     models::{EventMessageType, NetworkPruneResponse},
 };
-use berth_runtime::{Error, Kind, Result};
+use berth_runtime::{Error, Kind, Result, net::Content};
 use jiff::Timestamp;
 
 use super::{Networks, blocking, record::Record, state};
@@ -81,7 +81,7 @@ impl Networks {
             Err(_) => 0,
         };
         if is_bridge && index != 0 {
-            self.firewall(|firewall| firewall.delete(&[record.firewall()?], &[]))?;
+            self.firewall(|firewall| firewall.delete(&Content::networks(vec![record.firewall()?])))?;
         }
         self.remove_link(record)
     }

@@ -21,6 +21,8 @@ pub struct Checked {
     pub options: Options,
     /// The ranges that were asked for.
     pub ranges: Vec<Range>,
+    /// IPv6 ranges of a network without IPv6. Clients of this API version may give such; they are kept and not used.
+    pub unused: Vec<Range>,
 }
 
 /// Checks the name of a new network.
@@ -78,17 +80,33 @@ pub fn check(request: &NetworkCreateRequest) -> Result<Checked> {
             ipam.driver
         )));
     }
+    options.check_gateway_modes(request.internal)?;
+    let (ranges, mut unused): (Vec<_>, Vec<_>) = ranges(&ipam)?
+        .into_iter()
+        .partition(|range| request.enable_ipv6 || range.subnet.addr().is_ipv4());
+    for range in &mut unused {
+        // What was not asked for is not shown.
+        let asked = ipam
+            .config
+            .iter()
+            .flatten()
+            .map(|config| config.gateway.parse().ok());
+        range.gateway = range
+            .gateway
+            .filter(|gateway| asked.clone().any(|asked| asked == Some(*gateway)));
+    }
     Ok(Checked {
         driver,
-        ranges: ranges(&ipam, request.enable_ipv6)?,
+        ranges,
+        unused,
         options,
     })
 }
 
-fn ranges(ipam: &IPAM, ipv6: bool) -> Result<Vec<Range>> {
+fn ranges(ipam: &IPAM) -> Result<Vec<Range>> {
     let (mut ranges, mut mistakes) = (Vec::<Range>::new(), Vec::new());
     for config in ipam.config.iter().flatten() {
-        match range(config, ipv6) {
+        match range(config) {
             Ok(Some(range)) => ranges.push(range),
             Ok(None) => {}
             Err(lines) => mistakes.extend(lines),
@@ -121,7 +139,7 @@ pub fn overlaps() -> Error {
 }
 
 /// One range, or nothing where only a preference without a subnet was given, or the mistakes in it.
-fn range(config: &IPAMConfig, ipv6: bool) -> Result<Option<Range>, Vec<String>> {
+fn range(config: &IPAMConfig) -> Result<Option<Range>, Vec<String>> {
     let mut mistakes = Vec::new();
     if config.subnet.is_empty() {
         let lonely = [("ip-range", &config.ip_range), ("gateway", &config.gateway)];
@@ -135,11 +153,6 @@ fn range(config: &IPAMConfig, ipv6: bool) -> Result<Option<Range>, Vec<String>> 
         };
     }
     let subnet = network("subnet", &config.subnet).map_err(|mistake| vec![mistake])?;
-    if subnet.addr().is_ipv6() && !ipv6 {
-        return Err(vec![format!(
-            "invalid subnet {subnet}: IPv6 has not been enabled for this network"
-        )]);
-    }
     let family = if subnet.addr().is_ipv6() {
         "an IPv6"
     } else {
@@ -260,18 +273,13 @@ mod tests {
             ("fd00::/64", "", "", "fd00::1"),
             ("10.0.0.9/24", "", "", "10.0.0.1"),
         ] {
-            let range = range(&config(subnet, part, gateway), true).unwrap().unwrap();
+            let range = range(&config(subnet, part, gateway)).unwrap().unwrap();
             assert_eq!(range.gateway.unwrap().to_string(), expected);
         }
         let mut taken = config("10.0.0.0/24", "", "");
         taken.auxiliary_addresses.insert("x".into(), "10.0.0.1".into());
         assert_eq!(
-            range(&taken, false)
-                .unwrap()
-                .unwrap()
-                .gateway
-                .unwrap()
-                .to_string(),
+            range(&taken).unwrap().unwrap().gateway.unwrap().to_string(),
             "10.0.0.2"
         );
     }
@@ -306,16 +314,13 @@ mod tests {
                 "invalid gateway fd00::1: parent subnet is an IPv4 block",
             ),
         ] {
-            assert_eq!(
-                range(&config(subnet, part, gateway), false).unwrap_err(),
-                [mistake]
-            );
+            assert_eq!(range(&config(subnet, part, gateway)).unwrap_err(), [mistake]);
         }
         let ipam = IPAM {
             config: Some(vec![config("x", "", ""), config("y", "", "")]),
             ..IPAM::default()
         };
-        assert_eq!(ranges(&ipam, false).unwrap_err().message().lines().count(), 3);
+        assert_eq!(ranges(&ipam).unwrap_err().message().lines().count(), 3);
     }
 
     #[test]

@@ -106,17 +106,43 @@ impl Networks {
                 ..super::options::Options::default()
             };
             record.link = bridge_name(&self.instance, &record.name, &record.id, &options);
-            if let Some(bip) = settings.bip {
-                record.ranges = vec![Range {
-                    gateway: Some(bip.addr()),
-                    ..Range::chosen(bip.trunc())
-                }];
-            }
+            record.ipv6 = settings.ipv6;
+            record
+                .ranges
+                .retain(|range| settings.ipv6 || range.subnet.addr().is_ipv4());
+            self.set_ranges(record);
         }
         record
             .options
             .insert("com.docker.network.bridge.name".to_owned(), record.link.clone());
         Ok(())
+    }
+
+    /// The subnets of the default network that the configuration fixes.
+    fn set_ranges(&self, record: &mut Record) {
+        let settings: &NetworkSettings = &self.settings;
+        let fixed = [
+            settings.bip.or(settings.parts[0]),
+            settings.parts[1].filter(|_| settings.ipv6),
+        ];
+        for (ipv6, fixed) in [false, true].into_iter().zip(fixed) {
+            let Some(fixed) = fixed else { continue };
+            let chosen = Range::chosen(fixed.trunc());
+            let is_bridges_own = !ipv6 && settings.bip.is_some();
+            let range = Range {
+                gateway: match is_bridges_own {
+                    true => Some(fixed.addr()),
+                    false => chosen.gateway,
+                },
+                range: settings.parts[0].filter(|_| is_bridges_own),
+                ..chosen
+            };
+            record
+                .ranges
+                .retain(|other| other.subnet.addr().is_ipv6() != ipv6);
+            record.ranges.push(range);
+        }
+        record.ranges.sort_by_key(|range| range.subnet.addr().is_ipv6());
     }
 
     /// Makes a network that is kept on disk what it was. One that cannot be made is there all the same, and nobody can
@@ -155,8 +181,10 @@ impl Networks {
             let before = record.ranges.len();
             let foreign = self.settings.bridge != DefaultBridge::Own && record.is_predefined();
             record.ranges.retain(|range| {
-                let bip = record.name == "bridge" && self.settings.bip.is_some();
-                !range.chosen || bip || foreign || !routes.iter().any(|net| overlap(net, &range.subnet))
+                let fixed = [self.settings.bip, self.settings.parts[0], self.settings.parts[1]];
+                let fixed =
+                    record.name == "bridge" && fixed.iter().flatten().any(|net| net.trunc() == range.subnet);
+                !range.chosen || fixed || foreign || !routes.iter().any(|net| overlap(net, &range.subnet))
             });
             if record.ranges.len() < before {
                 tracing::warn!(
@@ -179,6 +207,10 @@ impl Networks {
                     .ranges
                     .insert(0, Range::chosen(self.choose_subnet(&pools, &[])?));
             }
+            if record.ipv6 && record.range(true).is_none() {
+                let subnet = self.choose_subnet(&self.ipv6_pool(), &[])?;
+                record.ranges.push(Range::chosen(subnet));
+            }
         } else {
             self.choose_ranges(record)?;
         }
@@ -195,6 +227,16 @@ impl Networks {
         let mut sandbox = Sandbox {
             gateway: attachment.gateway,
             name_servers: attachment.name_servers,
+            links: attachment
+                .links
+                .iter()
+                .map(|(address, opened)| {
+                    let known = opened.iter();
+                    let known =
+                        known.filter_map(|(protocol, port)| Some((ports::protocol_of(protocol)?, *port)));
+                    (*address, known.collect())
+                })
+                .collect(),
             exposed: attachment
                 .exposed
                 .iter()
@@ -392,5 +434,6 @@ fn predefined(name: &str, driver: &str) -> Record {
         options: std::collections::BTreeMap::new(),
         labels: std::collections::BTreeMap::new(),
         link: String::new(),
+        unused: Vec::new(),
     }
 }

@@ -63,6 +63,20 @@ pub struct NetworkSettings {
     pub forward: bool,
     /// Address of the host for published ports that do not name one; unspecified for all.
     pub publish_on: IpAddr,
+    /// Whether containers of the default network get IPv6 addresses.
+    pub ipv6: bool,
+    /// Parts of the default network that containers get addresses from, over IPv4 and IPv6.
+    pub parts: [Option<IpNet>; 2],
+    /// Gateways of the default network, over IPv4 and IPv6, if those are not its bridge.
+    pub gateways: [Option<IpAddr>; 2],
+    /// Name servers of containers that do not say otherwise; empty for those of the host.
+    pub dns: Vec<String>,
+    /// Domains that they search names in.
+    pub dns_search: Vec<String>,
+    /// Options of their resolvers.
+    pub dns_options: Vec<String>,
+    /// What `host-gateway` stands for, if it is not the default network's bridge.
+    pub host_gateway: Option<IpAddr>,
 }
 
 impl Default for NetworkSettings {
@@ -83,6 +97,13 @@ impl Default for NetworkSettings {
             masquerade: true,
             forward: true,
             publish_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            ipv6: false,
+            parts: [None, None],
+            gateways: [None, None],
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_options: Vec::new(),
+            host_gateway: None,
         }
     }
 }
@@ -121,7 +142,43 @@ impl NetworkSettings {
         resolved.icc = settings.icc.unwrap_or(true);
         resolved.masquerade = settings.ip_masq.unwrap_or(true);
         resolved.forward = settings.ip_forward.unwrap_or(true);
+        resolved.resolve_default(settings)?;
+        let texts = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        resolved.dns = settings.dns.iter().flatten().map(IpAddr::to_string).collect();
+        resolved.dns_search = texts(&settings.dns_search);
+        resolved.dns_options = texts(&settings.dns_opts);
+        resolved.host_gateway = settings.host_gateway_ip;
         Ok(resolved)
+    }
+
+    /// What is said about the default network's subnets.
+    fn resolve_default(&mut self, settings: &Settings) -> Result<()> {
+        let texts = [&settings.fixed_cidr, &settings.fixed_cidr_v6];
+        for (index, (part, text)) in self.parts.iter_mut().zip(texts).enumerate() {
+            let Some(text) = text.as_deref().filter(|text| !text.is_empty()) else {
+                continue;
+            };
+            let net = text.parse::<IpNet>().ok().map(|net| net.trunc());
+            *part = net.filter(|net| net.addr().is_ipv6() == (index == 1));
+            if part.is_none() {
+                return Err(Error::invalid(format!(
+                    "invalid fixed-cidr {text:?}: use a subnet like 10.1.1.0/24 or fd00:1::/64"
+                )));
+            }
+        }
+        if let (Some(bip), [Some(part), _]) = (&self.bip, &self.parts)
+            && !bip.trunc().contains(part)
+        {
+            return Err(Error::invalid(format!(
+                "fixed-cidr {part} is not within bip {bip}"
+            )));
+        }
+        self.ipv6 = settings.ipv6.unwrap_or(false);
+        self.gateways = [
+            settings.default_gateway.map(IpAddr::from),
+            settings.default_gateway_v6.map(IpAddr::from),
+        ];
+        Ok(())
     }
 }
 
@@ -168,6 +225,30 @@ mod tests {
             "base=10.0.0.0/8,size=33",
         ] {
             assert!(parse_pool(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_default_network_is_set() {
+        let settings = |bip: &str, part: &str, part6: &str| {
+            NetworkSettings::resolve(&Settings {
+                bip: Some(bip.to_owned()),
+                fixed_cidr: Some(part.to_owned()),
+                fixed_cidr_v6: Some(part6.to_owned()),
+                ipv6: Some(true),
+                ..Settings::default()
+            })
+        };
+        let resolved = settings("10.9.0.1/16", "10.9.8.0/24", "fd00:9::/64").unwrap();
+        assert_eq!(resolved.parts[1].unwrap().to_string(), "fd00:9::/64");
+        assert!(resolved.ipv6);
+        for (bip, part, part6) in [
+            ("10.9.0.1/16", "10.8.0.0/24", ""),
+            ("", "fd00::/64", ""),
+            ("", "", "10.0.0.0/8"),
+            ("", "x", ""),
+        ] {
+            assert!(settings(bip, part, part6).is_err(), "{bip} {part} {part6}");
         }
     }
 

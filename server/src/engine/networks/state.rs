@@ -2,6 +2,7 @@
 //! never held while anything is waited for.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
@@ -11,7 +12,7 @@ use std::{
 use berth_api::models::EndpointSettings;
 use berth_runtime::{
     Error, Kind, Result,
-    net::{self, Namespace, Protocol},
+    net::{Content, Namespace, OpenLink, Protocol},
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,12 @@ pub struct Endpoint {
     pub gateway6: Option<IpAddr>,
     /// Names under which the others in the network find the container; empty on predefined networks.
     pub names: Vec<String>,
+    /// Names that only the container itself has for others in the network, as pairs of alias and name.
+    #[serde(default)]
+    pub links: Vec<(String, String)>,
+    /// How much this endpoint is to lead out; the one with the highest number does.
+    #[serde(default)]
+    pub priority: i64,
 }
 
 impl Endpoint {
@@ -103,7 +110,13 @@ pub struct Attachment {
     /// Name servers of its own; empty for those of the host.
     #[serde(default)]
     pub name_servers: Vec<String>,
+    /// What its links open: addresses of others, and ports there as protocol and number.
+    #[serde(default)]
+    pub links: Vec<(Ipv4Addr, Vec<(String, u16)>)>,
 }
+
+/// Ports of another container that a link opens.
+pub type Opened = (Ipv4Addr, Vec<(Protocol, u16)>);
 
 /// A running container.
 #[derive(Debug, Default)]
@@ -118,6 +131,8 @@ pub struct Sandbox {
     pub gateway: String,
     /// Name servers of its own; empty for those of the host.
     pub name_servers: Vec<String>,
+    /// What its links open: addresses of others, and ports there.
+    pub links: Vec<Opened>,
     /// Ends the name server inside; none if there is none.
     pub names: Option<CancellationToken>,
     /// Keeps its namespace until a process does.
@@ -214,6 +229,60 @@ pub struct State {
     pub ports: Table,
 }
 
+impl Sandbox {
+    /// Id of the network that leads out once the present one is gone; empty if none.
+    pub fn next_gateway(&self) -> String {
+        self.endpoints
+            .iter()
+            .filter(|endpoint| endpoint.gateway4.is_some() || endpoint.gateway6.is_some())
+            .min_by_key(|endpoint| Reverse(endpoint.priority))
+            .map(|endpoint| endpoint.network_id.clone())
+            .unwrap_or_default()
+    }
+
+    /// What the firewall has to know of the container.
+    pub fn firewall(&self, networks: &BTreeMap<String, Entry>) -> Content {
+        let mut content = Content::default();
+        for port in &self.ports {
+            content.ports.extend(port.publication.rules());
+            content.direct.extend(port.publication.direct());
+        }
+        content.direct.sort_unstable();
+        content.direct.dedup();
+        content.links = self.open_links(networks);
+        content
+    }
+
+    /// What its links open in the default network, if that keeps containers apart.
+    fn open_links(&self, networks: &BTreeMap<String, Entry>) -> Vec<OpenLink> {
+        let own = self
+            .endpoints
+            .iter()
+            .find(|endpoint| endpoint.network == "bridge");
+        let apart = own.and_then(|own| {
+            let options = networks.get(&own.network_id)?.record.parsed_options().ok()?;
+            own.targets().0.filter(|_| options.no_icc)
+        });
+        let Some(from) = apart else {
+            return Vec::new();
+        };
+        let link = |to: Ipv4Addr, (protocol, port): (Protocol, u16)| OpenLink {
+            from,
+            to,
+            protocol,
+            port,
+        };
+        let mut open: Vec<_> = self
+            .links
+            .iter()
+            .flat_map(|(to, ports)| ports.iter().map(|port| link(*to, *port)))
+            .collect();
+        open.sort_unstable();
+        open.dedup();
+        open
+    }
+}
+
 impl State {
     /// The network of this full id, exact name, or unique beginning of an id.
     ///
@@ -253,15 +322,20 @@ impl State {
         records.map(|range| range.subnet).collect()
     }
 
-    /// What the firewall has to know of all networks and ports.
-    pub fn firewall(&self) -> (Vec<net::Network>, Vec<net::Port>) {
+    /// What the firewall has to know of all networks and containers.
+    pub fn firewall(&self) -> Content {
         let networks = self.networks.values().filter(|entry| entry.index != 0);
         let networks = networks
             .filter(|entry| entry.record.driver == "bridge")
             .filter_map(|entry| entry.record.firewall().ok());
-        let ports = self.sandboxes.values().flat_map(|sandbox| &sandbox.ports);
-        let ports = ports.flat_map(|port| port.publication.rules());
-        (networks.collect(), ports.collect())
+        let mut content = Content::networks(networks.collect());
+        for sandbox in self.sandboxes.values() {
+            let own = sandbox.firewall(&self.networks);
+            content.ports.extend(own.ports);
+            content.links.extend(own.links);
+            content.direct.extend(own.direct);
+        }
+        content
     }
 
     /// Puts an endpoint of a running container where it belongs.

@@ -232,7 +232,12 @@ fn process(run: &Run, container: &Container, exec: &Exec, start: ExecStart, host
     let mut process = (*own_process(run)?).clone();
     let inherited = process.env().as_deref().unwrap_or_default();
     let hostname = inherited.iter().find_map(|entry| entry.strip_prefix("HOSTNAME="));
-    let own = container.config().env.iter().flatten().chain(&setup.env);
+    // What the container's links have added is in the environment of its own process only.
+    let own = inherited
+        .iter()
+        .filter(|entry| !entry.starts_with("TERM="))
+        .chain(container.config().env.iter().flatten())
+        .chain(&setup.env);
     let env = environment(
         setup.tty,
         hostname.unwrap_or_default(),

@@ -3,15 +3,16 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{self, Write},
+    io::{self, Read, Seek, Write},
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown, fchown},
     path::Path,
 };
 
-use berth_api::models::HostConfig;
+use berth_api::models::{ContainerConfig, HostConfig};
 use berth_runtime::{Error, Result, error::Context, failpoint::hit};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use sha2::{Digest, Sha256};
 
 use super::{
     super::validate::{MountPoint, MountSource, modes::NetworkMode, names::extra_host},
@@ -20,6 +21,11 @@ use super::{
 
 /// The host's own files.
 const HOST_HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "resolv.conf";
+/// Beside it: what its content was when the engine wrote it.
+const RESOLV_CONF_HASH: &str = "resolv.conf.hash";
+/// The longest file that is changed, in bytes.
+const LONGEST: u64 = 1 << 20;
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved keeps the servers that it stands in for.
 const RESOLVED_CONF: &str = "/run/systemd/resolve/resolv.conf";
@@ -49,8 +55,8 @@ pub struct Addresses<'a> {
     pub name_server: bool,
 }
 
-/// Writes `hosts`, `hostname` and `resolv.conf` into `directory`, each in one step, for the user and group `owner`. A container that shares another
-/// one's network uses that one's files, so nothing is written for it.
+/// Writes `hosts`, `hostname` and `resolv.conf` into `directory`, each in one step, for the user and group `owner`. A
+/// container that shares another one's network uses that one's files, so nothing is written for it.
 ///
 /// # Errors
 /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) if `host-gateway` is named and there is none; internal if a file
@@ -65,18 +71,143 @@ pub fn write(
     if matches!(mode, NetworkMode::Container(_)) {
         return Ok(());
     }
-    let name = full_name(container);
+    let name = full_name(container.config);
     let replace = |name: &str, content: &str| replace(directory, name, content, owner);
     replace("hostname", &format!("{name}\n"))?;
     replace("hosts", &hosts(container, mode, addresses)?)?;
-    replace(
-        "resolv.conf",
-        &resolv_conf(container.host_config, mode, addresses.name_server)?,
-    )
+    let resolv_conf = resolv_conf(container.host_config, mode, addresses.name_server)?;
+    replace(RESOLV_CONF, &resolv_conf)?;
+    replace(RESOLV_CONF_HASH, &hash(resolv_conf.as_bytes()))
 }
 
-fn full_name(container: &ContainerView<'_>) -> String {
-    let config = container.config;
+/// The names of a container in its hosts file, as they stand behind its addresses.
+pub fn host_names(config: &ContainerConfig) -> String {
+    let full = full_name(config);
+    match full.split_once('.') {
+        Some((short, _)) => format!("{full} {short}"),
+        None => full,
+    }
+}
+
+/// A change in the hosts file of a running container. Lines that somebody else has written there stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostsChange<'a> {
+    /// One more address.
+    Add {
+        /// The address.
+        address: IpAddr,
+        /// Its names.
+        names: &'a str,
+    },
+    /// An address less.
+    Remove {
+        /// The address.
+        address: IpAddr,
+        /// Its names.
+        names: &'a str,
+    },
+    /// Another address for the line that begins with this name.
+    Move {
+        /// The first of its names.
+        name: &'a str,
+        /// The address.
+        to: IpAddr,
+    },
+    /// No line any more that begins with this name.
+    Forget {
+        /// The first of its names.
+        name: &'a str,
+    },
+}
+
+/// Changes the hosts file of a running container in its place, as it is mounted there.
+///
+/// # Errors
+/// Internal.
+pub fn change_hosts(directory: &Path, changes: &[HostsChange<'_>]) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    edit(directory, "hosts", |text| Some(changed_hosts(text, changes)))
+}
+
+fn changed_hosts(text: &str, changes: &[HostsChange<'_>]) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let begins_with = |line: &String, name: &str| {
+        let mut words = line.split_whitespace();
+        let is_address = words.next().is_some_and(|word| word.parse::<IpAddr>().is_ok());
+        is_address && words.next() == Some(name)
+    };
+    for change in changes {
+        match change {
+            HostsChange::Add { address, names } => lines.push(format!("{address}\t{names}")),
+            HostsChange::Remove { address, names } => {
+                let gone = format!("{address}\t{names}");
+                lines.retain(|line| *line != gone);
+            }
+            HostsChange::Move { name, to } => {
+                for line in lines.iter_mut().filter(|line| begins_with(line, name)) {
+                    let names = line
+                        .split_once(char::is_whitespace)
+                        .map(|(_, names)| names.trim());
+                    *line = format!("{to}\t{}", names.unwrap_or(name));
+                }
+            }
+            HostsChange::Forget { name } => lines.retain(|line| !begins_with(line, name)),
+        }
+    }
+    lines.iter().fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// Names the name server inside in the resolver configuration of a running container that has just been given one,
+/// unless somebody has changed that file.
+///
+/// # Errors
+/// Internal.
+pub fn name_server(directory: &Path, host_config: &HostConfig) -> Result<()> {
+    let mode = NetworkMode::parse(&host_config.network_mode)?;
+    let text = resolv_conf(host_config, mode, true)?;
+    let known = read_path(&directory.join(RESOLV_CONF_HASH))?;
+    edit(directory, RESOLV_CONF, |present| {
+        (hash(present.as_bytes()) == known).then(|| text.clone())
+    })?;
+    replace(directory, RESOLV_CONF_HASH, &hash(text.as_bytes()), (0, 0))
+}
+
+/// Changes a file in its place. What containers make longer than files of this kind are is left alone.
+fn edit(directory: &Path, name: &str, change: impl FnOnce(&str) -> Option<String>) -> Result<()> {
+    let failed = || format!("cannot change {}", directory.join(name).display());
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(directory.join(name))
+        .context(failed)?;
+    let mut bytes = Vec::new();
+    (&file)
+        .take(LONGEST + 1)
+        .read_to_end(&mut bytes)
+        .context(failed)?;
+    if bytes.len() as u64 > LONGEST {
+        return Ok(());
+    }
+    let before = String::from_utf8_lossy(&bytes);
+    match change(&before) {
+        Some(after) if *after != *before => {
+            file.rewind().context(failed)?;
+            file.write_all(after.as_bytes()).context(failed)?;
+            file.set_len(after.len() as u64).context(failed)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What tells whether a file is still as the engine wrote it.
+fn hash(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn full_name(config: &ContainerConfig) -> String {
     match config.domainname.as_str() {
         "" => config.hostname.clone(),
         domain => format!("{}.{domain}", config.hostname),
@@ -103,10 +234,14 @@ fn replace(directory: &Path, name: &str, content: &str, owner: (u32, u32)) -> Re
 
 /// The content of a file of the host; empty if there is none.
 fn read(path: &str) -> Result<String> {
+    read_path(Path::new(path))
+}
+
+fn read_path(path: &Path) -> Result<String> {
     match fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(error).context(|| format!("cannot read {path}")),
+        Err(error) => Err(error).context(|| format!("cannot read {}", path.display())),
     }
 }
 
@@ -132,13 +267,9 @@ fn hosts(container: &ContainerView<'_>, mode: NetworkMode<'_>, addresses: &Addre
     for (address, names) in addresses.links {
         add(*address, names);
     }
-    let full = full_name(container);
-    let (short, _) = full.split_once('.').unwrap_or((&full, ""));
+    let names = host_names(container.config);
     for address in addresses.own {
-        match short == full {
-            true => add(*address, short),
-            false => add(*address, &format!("{full} {short}")),
-        }
+        add(*address, &names);
     }
     Ok(text)
 }

@@ -32,6 +32,7 @@ fn with_container<T>(
         host_config: &host_config,
         mounts: &[],
         security: &SecurityOptions::default(),
+        linked: &[],
     })
 }
 

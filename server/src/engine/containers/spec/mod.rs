@@ -67,6 +67,8 @@ pub struct ContainerView<'a> {
     pub mounts: &'a [MountPoint],
     /// What `SecurityOpt` says.
     pub security: &'a SecurityOptions,
+    /// What legacy links add to the environment.
+    pub linked: &'a [String],
 }
 
 /// Where a container's root file system comes from.

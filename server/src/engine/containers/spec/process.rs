@@ -67,11 +67,8 @@ pub(super) fn build(input: &Input<'_>, names: &Names<'_>, capabilities: CapSet) 
     } else {
         &config.working_dir
     };
-    let env = environment(
-        config.tty,
-        names.hostname,
-        config.env.as_deref().unwrap_or_default(),
-    );
+    let own = container.linked.iter().chain(config.env.iter().flatten());
+    let env = environment(config.tty, names.hostname, &own.cloned().collect::<Vec<_>>());
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))

@@ -97,6 +97,9 @@ pub fn endpoints(
 /// [`Kind::Invalid`](berth_runtime::Kind::Invalid) for a malformed address.
 pub fn check_endpoint(name: &str, endpoint: &mut EndpointSettings) -> Result<()> {
     check_mac(&endpoint.mac_address)?;
+    for text in endpoint.links.iter().flatten() {
+        super::names::link(text)?;
+    }
     if let Some(ipam) = &endpoint.ipam_config {
         if !ipam.ipv4_address.is_empty() && ipam.ipv4_address.parse::<Ipv4Addr>().is_err() {
             return Err(Error::invalid(format!(
@@ -131,6 +134,7 @@ pub fn check_endpoint(name: &str, endpoint: &mut EndpointSettings) -> Result<()>
         aliases: endpoint.aliases.take(),
         mac_address: std::mem::take(&mut endpoint.mac_address),
         driver_opts: endpoint.driver_opts.take(),
+        gw_priority: endpoint.gw_priority,
         ..EndpointSettings::default()
     };
     Ok(())

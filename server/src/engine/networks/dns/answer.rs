@@ -128,7 +128,10 @@ mod tests {
 
     use hickory_proto::op::Query;
 
-    use super::{super::super::state::Endpoint, *};
+    use super::{
+        super::{super::state::Endpoint, zone::Alias},
+        *,
+    };
 
     fn endpoint(address: &str, names: &[&str]) -> Arc<Endpoint> {
         Arc::new(Endpoint {
@@ -144,6 +147,8 @@ mod tests {
             gateway4: None,
             gateway6: None,
             names: names.iter().map(|name| (*name).to_owned()).collect(),
+            links: Vec::new(),
+            priority: 0,
         })
     }
 
@@ -153,6 +158,11 @@ mod tests {
                 endpoint("10.0.0.2/24", &["one", "web"]),
                 endpoint("10.0.0.3/24", &["two", "web"]),
             ],
+            aliases: vec![Alias {
+                alias: "db".to_owned(),
+                name: "two".to_owned(),
+                network: "back.end".to_owned(),
+            }],
             has_names: true,
             leads_out,
         }
@@ -185,6 +195,9 @@ mod tests {
         assert_eq!(found("web.", RecordType::A, 0), ok(&["10.0.0.2", "10.0.0.3"]));
         assert_eq!(found("web.", RecordType::A, 1), ok(&["10.0.0.3", "10.0.0.2"]));
         assert_eq!(found("one.", RecordType::AAAA, 0), ok(&[]));
+        assert_eq!(found("one.", RecordType::TXT, 0), ok(&[]));
+        assert_eq!(found("db.", RecordType::A, 0), ok(&["10.0.0.3"]));
+        assert_eq!(found("DB.back.end.", RecordType::A, 0), ok(&["10.0.0.3"]));
         assert_eq!(
             found("3.0.0.10.in-addr.arpa.", RecordType::PTR, 0),
             ok(&["two.back.end."])

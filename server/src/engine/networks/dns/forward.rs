@@ -1,9 +1,11 @@
 //! Questions that others answer. They are asked from the host's namespace, with the question's own bytes.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -14,6 +16,8 @@ use tokio::{
 
 /// How long a server may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one that did not answer is asked after the others.
+const SILENCE: Duration = Duration::from_secs(30);
 /// As many servers are asked, as resolvers do (resolv.conf(5)).
 const MOST_SERVERS: usize = 3;
 const PORT: u16 = 53;
@@ -51,10 +55,35 @@ pub fn servers(own: &[String], host: &str) -> Vec<SocketAddr> {
         .collect()
 }
 
+/// Servers that did not answer, and until when they are asked after the others.
+#[derive(Debug, Default)]
+pub struct Silent(Mutex<HashMap<SocketAddr, Instant>>);
+
+impl Silent {
+    fn with<T>(&self, change: impl FnOnce(&mut HashMap<SocketAddr, Instant>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts those that were silent behind the others.
+    fn sort(&self, servers: &mut [SocketAddr]) {
+        let now = Instant::now();
+        self.with(|silent| {
+            silent.retain(|_, until| *until > now);
+            servers.sort_by_key(|server| silent.contains_key(server));
+        });
+    }
+}
+
 /// What the first server says that has an answer; else what one said that has none; nothing if none said anything.
-pub async fn ask(question: &[u8], servers: &[SocketAddr], transport: Transport) -> Option<Vec<u8>> {
+pub async fn ask(
+    question: &[u8],
+    mut servers: Vec<SocketAddr>,
+    transport: Transport,
+    silent: &Silent,
+) -> Option<Vec<u8>> {
     let mut refusal = None;
-    for server in servers {
+    silent.sort(&mut servers);
+    for server in &servers {
         let asked = async {
             match transport {
                 Transport::Udp => over_udp(question, *server).await,
@@ -65,7 +94,10 @@ pub async fn ask(question: &[u8], servers: &[SocketAddr], transport: Transport) 
             Ok(Ok(answer)) if is_refusal(&answer) => refusal = Some(answer),
             Ok(Ok(answer)) => return Some(answer),
             Ok(Err(error)) => tracing::debug!(%server, %error, "a name server cannot be asked"),
-            Err(_) => tracing::debug!(%server, "a name server does not answer"),
+            Err(_) => {
+                silent.with(|silent| silent.insert(*server, Instant::now() + SILENCE));
+                tracing::debug!(%server, "a name server does not answer");
+            }
         }
     }
     refusal
@@ -134,6 +166,17 @@ fn is_refusal(answer: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn silent_servers_come_last() {
+        let of = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let silent = Silent::default();
+        silent.with(|silent| silent.insert(of("10.0.0.1:53"), Instant::now() + SILENCE));
+        silent.with(|silent| silent.insert(of("10.0.0.2:53"), Instant::now()));
+        let mut servers = [of("10.0.0.1:53"), of("10.0.0.2:53"), of("10.0.0.3:53")];
+        silent.sort(&mut servers);
+        assert_eq!(servers, [of("10.0.0.2:53"), of("10.0.0.3:53"), of("10.0.0.1:53")]);
+    }
 
     #[test]
     fn the_containers_servers_come_before_the_hosts() {

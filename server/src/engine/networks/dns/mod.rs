@@ -23,7 +23,10 @@ use berth_runtime::{
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
-use self::{serve::Server, zone::Zone};
+use self::{
+    serve::Server,
+    zone::{Alias, Zone},
+};
 use super::{Networks, attach::namespace_of};
 
 /// Its address inside.
@@ -86,6 +89,11 @@ impl Networks {
             if entry.record.is_user_defined() {
                 zone.has_names = true;
                 zone.endpoints.extend(entry.endpoints.values().cloned());
+                zone.aliases.extend(own.links.iter().map(|(alias, name)| Alias {
+                    alias: alias.clone(),
+                    name: name.clone(),
+                    network: own.network.clone(),
+                }));
             }
         }
         Some(zone)

@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     super::Networks,
     answer::{self, Outcome},
-    forward::{self, Transport},
+    forward::{self, Silent, Transport},
 };
 
 /// Questions of one container that others are asked at a time.
@@ -44,6 +44,7 @@ struct Shared {
     servers: Vec<String>,
     turn: AtomicUsize,
     questions: Semaphore,
+    silent: Silent,
 }
 
 impl Server {
@@ -55,6 +56,7 @@ impl Server {
             servers,
             turn: AtomicUsize::new(0),
             questions: Semaphore::new(MOST_QUESTIONS),
+            silent: Silent::default(),
         }))
     }
 
@@ -149,6 +151,7 @@ impl Shared {
             true => tokio::fs::read_to_string(HOST_SERVERS).await.unwrap_or_default(),
             false => String::new(),
         };
-        forward::ask(question, &forward::servers(&self.servers, &host), transport).await
+        let servers = forward::servers(&self.servers, &host);
+        forward::ask(question, servers, transport, &self.silent).await
     }
 }

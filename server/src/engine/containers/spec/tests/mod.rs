@@ -70,6 +70,7 @@ impl Setup {
                 host_config: &self.host_config,
                 mounts: &self.mounts,
                 security: &self.security,
+                linked: &[],
             },
             root: RootView {
                 lowers: &self.lowers,
