@@ -3,6 +3,7 @@
 #
 #   tests/vm.sh SCRIPT [FILE...]
 #
+# VM_MODULES names further modules of the kernel that the script needs.
 # SCRIPT runs as root in the machine under busybox sh; each FILE is at /bin there, with the libraries it needs. Exits with
 # the script's status. The kernel is Debian's cloud kernel, fetched with apt-get and unpacked under target/vm; nothing is installed.
 set -euo pipefail
@@ -40,7 +41,7 @@ cp "$script" "$root/script"
 for module in overlay configs nfnetlink nf_defrag_ipv4 nf_defrag_ipv6 libcrc32c crc32c_generic nf_conntrack nf_nat nf_tables \
   nft_chain_nat nft_masq nft_ct nft_nat nft_fib nft_fib_ipv4 nft_fib_ipv6 nft_fib_inet nft_reject nft_reject_inet \
   nf_reject_ipv4 nf_reject_ipv6 llc stp bridge br_netfilter veth \
-  virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk bfq; do
+  virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk bfq ${VM_MODULES:-}; do
   find "$work/kernel/lib/modules" -name "$module.ko" -exec cp {} "$root/modules/" \;
 done
 for file in "$@"; do
@@ -99,7 +100,7 @@ mkfs.ext4 -q -F "$disk"
 # Emulated: the machine needs no virtualisation of its host.
 output="$work/console.$$"
 timeout "${VM_TIMEOUT:-300}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m "${VM_MEMORY:-1536}" \
-  -kernel "$kernel" -initrd "$work/initramfs.$$" -append "console=ttyS0 quiet panic=-1" \
+  -kernel "$kernel" -initrd "$work/initramfs.$$" -append "console=ttyS0 quiet panic=-1 no_timer_check" \
   -drive "file=$disk,format=raw,if=virtio" -nographic -no-reboot -nic none | tr -d '\r' | tee "$output"
 rm -f "$work/initramfs.$$" "$disk"
 status=$(grep -oE '^vm-status [0-9]+' "$output" | tail -n 1 | cut -d' ' -f2)

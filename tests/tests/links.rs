@@ -184,6 +184,19 @@ async fn links_open_ports_where_containers_are_kept_apart() {
     inside(&engine, &parent, &ask("db")).await;
     let (code, _) = engine.api.run(&on("bridge", &ask(&at))).await;
     assert_ne!(code, 0);
+    // A child that comes back elsewhere is reached there; who has its old address is not.
+    engine.api.post("/containers/store/stop?t=0").await.expect(204);
+    let other = engine.api.launch(&on("bridge", SERVE)).await;
+    engine.api.await_output(&other, "ready").await;
+    assert_eq!(address(&engine, &other).await, at);
+    engine.api.start("store").await;
+    inside(
+        &engine,
+        &parent,
+        &format!("until {}; do sleep 0.1; done", ask("db")),
+    )
+    .await;
+    inside(&engine, &parent, &format!("! {}", ask(&at))).await;
     engine.api.remove(&parent).await;
     let (code, _) = engine.api.run(&on("bridge", &ask(&at))).await;
     assert_ne!(code, 0);

@@ -14,6 +14,7 @@ mod build_sources;
 mod build_steps;
 mod check;
 mod commit;
+mod compose;
 mod containers;
 mod copy;
 mod corpus;

@@ -146,7 +146,8 @@ impl Containers {
         }
         let endpoints = self.networks.endpoints_of(child.id());
         let endpoint = endpoints.iter().find(|endpoint| endpoint.network == NETWORK);
-        let Some(endpoint) = endpoint.filter(|_| details.state.has_process()) else {
+        // It has one from its start to its end.
+        let Some(endpoint) = endpoint else {
             return Err(Error::conflict(format!(
                 "Cannot link to a non running container: /{} AS /{parent}/{alias}",
                 details.name
@@ -193,13 +194,7 @@ impl Containers {
         let Some(address) = address else {
             return;
         };
-        for (parent, alias) in self.index.parents(child.id()) {
-            let Ok(parent) = self.find(&parent) else {
-                continue;
-            };
-            if !parent.now().state.has_process() {
-                continue;
-            }
+        for (parent, alias) in self.running_parents(child) {
             let change = HostsChange::Move {
                 name: &alias,
                 to: address,
@@ -207,9 +202,24 @@ impl Containers {
             if let Err(error) = change_hosts(&self.store.directory(parent.id()), &[change]) {
                 tracing::warn!(container = parent.id(), %error, "a link leads where nobody is any more");
             }
-            let details = parent.now();
-            self.networks.link(parent.id(), self.opened(&details));
+            self.networks.link(parent.id(), self.opened(&parent.now()));
         }
+    }
+
+    /// Closes what links to a container that has ended had opened. Blocks.
+    pub(super) fn close_links_to(&self, child: &Container) {
+        for (parent, _) in self.running_parents(child) {
+            self.networks.link(parent.id(), self.opened(&parent.now()));
+        }
+    }
+
+    /// The running containers that are linked to one, and their names for it.
+    fn running_parents(&self, child: &Container) -> Vec<(Arc<Container>, String)> {
+        let parents = self.index.parents(child.id()).into_iter();
+        parents
+            .filter_map(|(parent, alias)| Some((self.index.find_exact(&parent)?, alias)))
+            .filter(|(parent, _)| parent.now().state.has_process())
+            .collect()
     }
 
     /// What the links of a container open where containers are kept from talking to each other.
@@ -218,6 +228,28 @@ impl Containers {
             .children(details)
             .filter_map(|(link, child)| self.linked_to(link, &child, &details.name).ok());
         linked.filter_map(Linked::opens).collect()
+    }
+
+    /// Containers in the order in which they can be started: those that are linked to others come after them.
+    pub(super) fn children_first(&self, containers: Vec<Arc<Container>>) -> Vec<Vec<Arc<Container>>> {
+        let mut left = containers;
+        let mut generations = Vec::new();
+        while !left.is_empty() {
+            let waits = |container: &Arc<Container>| {
+                let details = container.now();
+                let mut children = details.links.iter().map(|link| &*link.child);
+                children.any(|child| {
+                    left.iter()
+                        .any(|other| other.id() == child && child != container.id())
+                })
+            };
+            let (waiting, ready): (Vec<_>, Vec<_>) = left.iter().cloned().partition(waits);
+            // Those that wait for each other have to find out for themselves.
+            let stuck = ready.is_empty();
+            generations.push(if stuck { waiting.clone() } else { ready });
+            left = if stuck { Vec::new() } else { waiting };
+        }
+        generations
     }
 
     /// Removes a legacy link, `parent/alias`.
@@ -323,7 +355,7 @@ fn last_in_a_row(ports: &[(Protocol, u16)], index: usize) -> usize {
     let breaks = row
         .windows(2)
         .position(|pair| matches!(pair, [one, two] if two.1 > one.1.saturating_add(1)));
-    index + breaks.unwrap_or(row.len().saturating_sub(1))
+    index + breaks.unwrap_or_else(|| row.len().saturating_sub(1))
 }
 
 #[cfg(test)]

@@ -78,6 +78,7 @@ impl Containers {
         let (this, of) = (self.clone(), Arc::clone(container));
         let left = blocking(move || {
             this.networks.leave(of.id());
+            this.close_links_to(&of);
             Ok(())
         });
         if let Err(error) = left.await {

@@ -368,9 +368,11 @@ impl Containers {
         }
         let this = self.clone();
         self.tasks.spawn(async move {
-            stream::iter(to_start)
-                .for_each_concurrent(AT_ONCE, |container| this.start_again(container))
-                .await;
+            for generation in this.children_first(to_start) {
+                stream::iter(generation)
+                    .for_each_concurrent(AT_ONCE, |container| this.start_again(container))
+                    .await;
+            }
         });
     }
 

@@ -404,10 +404,6 @@ pub(super) fn publisher(
 }
 
 /// Takes what an endpoint needs in memory.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is one fact, and there are two callers"
-)]
 pub(super) fn plan_one(
     state: &mut State,
     container: &str,
