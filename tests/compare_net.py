@@ -8,6 +8,7 @@ commands make is removed again. Best run with each engine in a network namespace
 number of differences, 100 at most.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -106,6 +107,8 @@ REPLACED = [
     (r"\b(172\.\d+|10\.\d+|192\.168)\.\d+\.\d+(/\d+)?", "ADDRESS"),
     (r"\d{4}-\d\d-\d\dT[0-9:.]+(Z|[+-]\d\d:\d\d)", "TIME"),
     (r"eth\d@if\d+", "eth0@ifN"),
+    (r"time=\S+ ms|= [0-9./]+ ms", "TIMES"),
+    (r"fe80::[0-9a-f:]+", "LINK-LOCAL"),
     (r"^\d+: ", "N: "),
     (r"/[^ \"']*/volumes/", "ROOT/volumes/"),
     (r"br-[0-9a-f]{12}", "BRIDGE"),
@@ -119,7 +122,12 @@ def run(host, command):
     words = ["sh", "-c", "exec docker " + command.replace("{{", "'{{").replace("}}", "}}'").replace("}}''{{", "}}{{").replace("}}':'{{", "}}:{{")]
     done = subprocess.run(words, env={"DOCKER_HOST": host, "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
                           capture_output=True, text=True, timeout=60)
-    text = f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+    out = done.stdout
+    try:
+        out = json.dumps(json.loads(out), indent=1, sort_keys=True) + "\n"
+    except ValueError:
+        pass
+    text = f"exit {done.returncode}\n{out}{done.stderr}"
     for pattern, replacement in REPLACED:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     return text

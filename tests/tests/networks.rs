@@ -316,6 +316,23 @@ async fn bad_requests_get_the_words_of_docker() {
     assert_eq!(shown["EnableIPv6"], false);
     let subnets = shown["IPAM"]["Config"].as_array().expect("a list");
     assert_eq!((subnets.len(), &subnets[1]["Subnet"]), (2, &json!("fd00:9::/64")));
+    assert_eq!(subnets[1]["Gateway"], Value::Null);
+    engine.api.load_busybox().await;
+    let mut config = on("idle", "sleep 1000");
+    config["NetworkingConfig"] =
+        json!({"EndpointsConfig": {"idle": {"IPAMConfig": {"IPv6Address": "fd00:9::f00d"}}}});
+    let id = engine.api.launch(&config).await;
+    let shown = endpoint(&engine, &id, "idle").await;
+    assert_eq!(shown["IPAMConfig"]["IPv6Address"], "fd00:9::f00d");
+    assert_eq!(shown["GlobalIPv6Address"], "");
+    config["NetworkingConfig"] =
+        json!({"EndpointsConfig": {"idle": {"IPAMConfig": {"IPv6Address": "fd00:8::f00d"}}}});
+    let other = engine.api.create(&config).await;
+    engine
+        .api
+        .post(&format!("/containers/{other}/start"))
+        .await
+        .expect(400);
     let reply = engine.api.delete("/networks/bridge").await.expect(403);
     assert!(
         reply

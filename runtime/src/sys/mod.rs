@@ -8,6 +8,7 @@ pub(crate) mod mount;
 pub(crate) mod pages;
 pub(crate) mod pidfd;
 pub(crate) mod process;
+pub(crate) mod quota;
 pub(crate) mod readiness;
 pub(crate) mod seccomp;
 pub(crate) mod shared;

@@ -3,10 +3,12 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`copy`] | a directory tree copied through descriptors |
+//! | [`quota`] | the size of a volume |
 //! | [`options`] | `type`, `device`, `o` and `size`: a file system to be mounted, and its mount |
 
 pub mod copy;
 pub mod options;
+pub mod quota;
 
 pub use copy::copy_directory;
 pub use options::{MountOptions, is_mount_point, unmount};

@@ -467,9 +467,11 @@ pub(super) fn plan_one(
     };
     if driver.has_addresses() {
         endpoint.ipv4 = entry.lease(false, wanted(&ipam.ipv4_address)?)?;
-        let ipv6 = wanted(&ipam.ipv6_address).and_then(|wanted| match record.ipv6 || wanted.is_some() {
-            true => entry.lease(true, wanted),
-            false => Ok(None),
+        let ipv6 = wanted(&ipam.ipv6_address).and_then(|wanted| match wanted {
+            None if !record.ipv6 => Ok(None),
+            // Clients of this API version may ask for what a network without IPv6 has no use for.
+            Some(address) if record.has_unused(address) => Ok(None),
+            wanted => entry.lease(true, wanted),
         });
         endpoint.ipv6 = match ipv6 {
             Ok(ipv6) => ipv6,

@@ -108,6 +108,11 @@ impl Record {
         self.ranges.iter().find(|range| range.subnet.contains(&address))
     }
 
+    /// Whether an address is in a range that was given and is not used.
+    pub fn has_unused(&self, address: IpAddr) -> bool {
+        self.unused.iter().any(|range| range.subnet.contains(&address))
+    }
+
     /// The first range of a family.
     pub fn range(&self, ipv6: bool) -> Option<&Range> {
         self.ranges

@@ -97,16 +97,19 @@ impl Volumes {
         };
         let mountpoint = match driver {
             LOCAL => {
-                check_size(&record.options)?;
+                let size = size(&record.options)?;
                 MountOptions::read(&record.options)?;
-                self.0.store.add(&record, true)?;
+                self.0.store.add(&record, true, |data| match size {
+                    0 => Ok(()),
+                    size => volume::quota::limit(data, size),
+                })?;
                 self.0.store.data(name)
             }
             driver => {
                 let plugin = self.0.plugins.find(driver)?;
                 plugin.create(name, &record.options)?;
                 // What cannot be recorded must not stay with the plugin either.
-                if let Err(error) = self.0.store.add(&record, false) {
+                if let Err(error) = self.0.store.add(&record, false, |_| Ok(())) {
                     let _ = plugin.remove(name);
                     return Err(error);
                 }
@@ -338,15 +341,13 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A size is a quota, which the file system would have to keep.
-fn check_size(options: &BTreeMap<String, String>) -> Result<()> {
+/// The most that a volume may hold, in bytes, which its file system has to see to; 0 for no limit.
+fn size(options: &BTreeMap<String, String>) -> Result<u64> {
     let Some(text) = options.get("size") else {
-        return Ok(());
+        return Ok(0);
     };
-    match crate::config::size::parse(text)? {
-        0 => Ok(()),
-        _ => Err(Error::invalid("quota size requested but no quota support")),
-    }
+    let size = crate::config::size::parse(text)?;
+    u64::try_from(size).map_err(|_| Error::invalid(format!("invalid size: {text:?}")))
 }
 
 #[cfg(test)]

@@ -61,18 +61,18 @@ impl Store {
         self.0.join(name).join(DATA)
     }
 
-    /// Makes a volume, with an empty directory for data if it is local.
+    /// Makes a volume, with an empty directory for data if it is local, to which `prepare` is applied.
     ///
     /// # Errors
-    /// Internal; nothing is left behind then.
-    pub fn add(&self, record: &Record, local: bool) -> Result<()> {
+    /// Internal, and those of `prepare`; nothing is left behind then.
+    pub fn add(&self, record: &Record, local: bool, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let (new, path) = (
             self.0.join(format!("{NEW}{}", record.name)),
             self.0.join(&record.name),
         );
         let failed = || format!("cannot make volume {}", record.name);
         let mut named = false;
-        let mut make = || -> io::Result<()> {
+        let begin = || -> io::Result<()> {
             // The same mode as Docker's: users in containers get to the data, but cannot list what else there is.
             hit("volume.create")?;
             DirBuilder::new().mode(0o701).create(&new)?;
@@ -83,6 +83,9 @@ impl Store {
                     chown(new.join(DATA), Some(self.1.0), Some(self.1.1))?;
                 }
             }
+            Ok(())
+        };
+        let mut finish = || -> io::Result<()> {
             let mut file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -99,11 +102,14 @@ impl Store {
             hit("volume.sync-dir")?;
             File::open(&self.0)?.sync_all()
         };
-        let made = make();
+        let made = begin()
+            .context(failed)
+            .and_then(|()| prepare(&new.join(DATA)))
+            .and_then(|()| finish().context(failed));
         if made.is_err() {
             clean(if named { &path } else { &new });
         }
-        made.context(failed)
+        made
     }
 
     /// Gives the empty data directory of a volume the content that `fill` puts into another one, in one step.
@@ -154,6 +160,7 @@ impl Store {
     pub fn delete(&self, name: &str) -> Result<()> {
         let gone = self.0.join(format!("{GONE}{name}"));
         volume::unmount(&gone.join(DATA))?;
+        volume::quota::lift(&gone.join(DATA))?;
         match hit("volume.delete").and_then(|()| fs::remove_dir_all(&gone)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.context(|| format!("cannot delete the data of volume {name}")),
@@ -209,6 +216,7 @@ impl Store {
 /// Deletes what is of no use any more.
 fn clean(path: &Path) {
     let cleaned = volume::unmount(&path.join(DATA))
+        .and_then(|()| volume::quota::lift(&path.join(DATA)))
         .and_then(|()| fs::remove_dir_all(path).context(|| format!("cannot delete {}", path.display())));
     if let Err(error) = cleaned {
         tracing::warn!(path = %path.display(), %error, "a leftover of a volume could not be removed");
@@ -234,9 +242,9 @@ mod tests {
     fn volumes_survive_and_leftovers_do_not() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::new(root.path().to_owned(), (0, 0));
-        store.add(&record("data"), true).unwrap();
-        assert!(store.add(&record("data"), true).is_err());
-        store.add(&record("old"), true).unwrap();
+        store.add(&record("data"), true, |_| Ok(())).unwrap();
+        assert!(store.add(&record("data"), true, |_| Ok(())).is_err());
+        store.add(&record("old"), true, |_| Ok(())).unwrap();
         store.retire("old").unwrap();
         fs::create_dir_all(root.path().join(".new-half/_data")).unwrap();
         fs::create_dir(root.path().join("foreign")).unwrap();
@@ -253,7 +261,7 @@ mod tests {
     fn filled_as_a_whole_and_only_when_empty() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::new(root.path().to_owned(), (0, 0));
-        store.add(&record("data"), true).unwrap();
+        store.add(&record("data"), true, |_| Ok(())).unwrap();
         let write = |text: &'static str| {
             move |path: &Path| {
                 fs::write(path.join("file"), text).unwrap();

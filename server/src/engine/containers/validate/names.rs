@@ -40,6 +40,10 @@ pub fn check(host_config: &HostConfig, lookup: &dyn Lookup) -> Result<()> {
     }
     for text in host_config.links.iter().flatten() {
         let (name, _) = link(text)?;
+        // Networks of users have links of their own, in the settings of endpoints.
+        if let NetworkMode::Named(_) = NetworkMode::parse(&host_config.network_mode)? {
+            continue;
+        }
         let peer = lookup.peer(name).map_err(|error| {
             as_invalid(Error::new(
                 error.kind(),
