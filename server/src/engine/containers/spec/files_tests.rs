@@ -146,7 +146,7 @@ fn name_servers() {
 #[test]
 fn files_are_written_in_one_step() {
     let directory = tempfile::tempdir().unwrap();
-    let names = ["hostname", "hosts", "resolv.conf"];
+    let names = ["hostname", "hosts", "resolv.conf", "resolv.conf.hash"];
     let of_shared = with_container(
         "container:x",
         |_, _| {},
