@@ -11,7 +11,7 @@ use std::{
 use berth_api::models::EndpointSettings;
 use berth_runtime::{
     Error, Kind, Result,
-    net::{Content, Links, Namespace, NewPair, NewUpon, Owner, Upon},
+    net::{Content, Links, Namespace, NewPair, NewUpon, Owner, Protocol, Upon},
 };
 use rustix::net::{Shutdown, shutdown};
 
@@ -351,8 +351,13 @@ impl Networks {
         {
             let mut state = self.state();
             for port in sandbox.ports.drain(..) {
-                // A relay may still hold it; nothing listens any more all the same.
-                if let Some(held) = &port.held {
+                // A relay may still hold it; nothing listens any more all the same. Datagrams have no listener, and a
+                // socket that is shut down would look readable for ever to a relay that has not heard of its end.
+                if let Some(held) = port
+                    .held
+                    .as_ref()
+                    .filter(|_| port.publication.protocol() != Protocol::Udp)
+                {
                     let _ = shutdown(held, Shutdown::Both);
                 }
                 state.ports.free(&port.publication);
