@@ -210,7 +210,7 @@ async fn import(
     input: impl io::Read + Send + 'static,
 ) -> Result<CreateImageInfo, Failure> {
     let status = blocking(move || {
-        images.import(
+        let imported = images.import(
             input,
             &Import {
                 source: &query.from_src,
@@ -220,7 +220,12 @@ async fn import(
                 platform: &query.platform,
                 changes: &query.changes,
             },
-        )
+        );
+        // It is the archive that is too large, not the request.
+        imported.map_err(|error| match error.kind() {
+            Kind::TooLarge => Error::invalid(error.to_string()),
+            _ => error,
+        })
     })
     .await?;
     Ok(CreateImageInfo {

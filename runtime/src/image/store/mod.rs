@@ -385,15 +385,16 @@ impl ImageStore {
                 next.images.remove(id);
             });
         }
-        // Stale if this fails, and then removed at the next start.
+        // Stale if this fails, and then removed at the next start; it keeps neither the other names nor what is theirs.
+        let mut failed = Ok(());
         for name in &image.names {
-            self.records.remove_name(name)?;
+            failed = failed.and(self.records.remove_name(name));
         }
         drop(change);
         if !held {
             self.collect(image.resources());
         }
-        Ok(true)
+        failed.map(|()| true)
     }
 
     /// Lets go of removed images that nobody holds any more, and of content whose removal has failed before. An engine that starts holds what its containers need first.

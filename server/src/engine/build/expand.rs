@@ -373,7 +373,7 @@ mod tests {
             ("${S#f*b} ${S##f*b} ${S%b*} ${S%%b*}", "arbaz az foobar foo"),
             ("${S/ba/fo} ${S//ba/fo} ${S/o?/-}", "fooforbaz fooforfoz f-barbaz"),
             ("${W#\\*} ${W%\\?} ${W/[x]/y}", "[x]? *[x] *y?"),
-            ("${S/$A/} ${S/bar}", "foobarbaz foobaz"),
+            ("${S/$A/} ${S/bar/}", "foobarbaz foobaz"),
             ("${N:-${A:-z}}", "one"),
             ("\\$A '$A' \"$A\" \"\\$A\" a\\ b", "$A $A one $A a b"),
             ("$ $$ ${A}", "$ $$ one"),

@@ -144,7 +144,14 @@ pub async fn run(
     step.container.current().secret_environment = std::mem::take(&mut mounts.secret_environment);
     out.text(format!(" ---> Running in {}\n", step.container.short_id()))
         .await?;
-    let code = step.run(out).await?;
+    let code = match step.run(out).await {
+        Ok(code) => code,
+        Err(error) => {
+            // It may be that it was not even started. Why is what the client is told, not that it could not be put away.
+            let _ = step.put_away().await;
+            return Err(error.into());
+        }
+    };
     if code != 0 {
         if !job.options.force_remove {
             step.stays();
@@ -358,13 +365,16 @@ impl Step {
         self.stays = true;
     }
 
-    async fn remove(mut self, out: &Out) -> Result<()> {
+    async fn remove(self, out: &Out) -> Result<()> {
+        let id = self.container.short_id().to_owned();
+        out.text(format!("Removing intermediate container {id}\n"))
+            .await?;
+        self.put_away().await
+    }
+
+    /// Removes the container, even if nobody waits for it any more.
+    async fn put_away(mut self) -> Result<()> {
         self.stays = true;
-        out.text(format!(
-            "Removing intermediate container {}\n",
-            self.container.short_id()
-        ))
-        .await?;
         let (containers, container) = (self.containers.clone(), Arc::clone(&self.container));
         let cache = self.cache.clone();
         let removing = tokio::spawn(async move {

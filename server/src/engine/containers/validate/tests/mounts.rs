@@ -59,7 +59,7 @@ fn mounts_of_all_kinds_are_one_list() {
     let MountSource::Volume(volume) = &data.source else {
         panic!("{data:?}")
     };
-    assert!(data.read_only && !volume.copy_up && !volume.anonymous && volume.path.is_some());
+    assert!(data.read_only && !volume.copy_up && volume.path.is_some());
 }
 
 #[test]
