@@ -230,12 +230,13 @@ pub(crate) fn processes(name: &str, root: &Path) -> Vec<(i32, String)> {
         // A process that has ended and waits for its parent shows nothing of itself but this.
         if pid != own && (told || lies) {
             let line = fs::read(at.join("cmdline")).unwrap_or_default();
-            let state = fs::read_to_string(at.join("status")).unwrap_or_default();
-            let state = state
-                .lines()
-                .find_map(|line| line.strip_prefix("State:"))
-                .unwrap_or_default()
-                .trim();
+            let status = fs::read_to_string(at.join("status")).unwrap_or_default();
+            let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+            let (state, parent) = (field("State:").unwrap_or_default().trim(), field("PPid:"));
+            // One that has lost its parent is the host's to reap, in its own time.
+            if state.starts_with('Z') && parent.is_some_and(|parent| parent.trim() == "1") {
+                continue;
+            }
             found.push((
                 pid,
                 format!("{} ({state})", String::from_utf8_lossy(&line).replace('\0', " ")),
