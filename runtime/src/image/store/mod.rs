@@ -388,7 +388,8 @@ impl ImageStore {
         // Stale if this fails, and then removed at the next start; it keeps neither the other names nor what is theirs.
         let mut failed = Ok(());
         for name in &image.names {
-            failed = failed.and(self.records.remove_name(name));
+            let removed = self.records.remove_name(name);
+            failed = failed.and(removed);
         }
         drop(change);
         if !held {
