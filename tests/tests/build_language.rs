@@ -414,7 +414,7 @@ async fn copies_go_where_they_should() {
     let engine = started().await;
     let text = "FROM busybox AS from\nRUN mkdir -p /src/deep && echo d > /src/deep/d && ln -s deep /src/l && mkfifo /src/fifo && chown -R 3:4 /src && chmod 700 /src/deep\n\
         FROM busybox\nRUN echo 'me:x:50:60::/:' >> /etc/passwd && echo 'us:x:70:' >> /etc/group && mkdir /there && ln -s /there /to-there\n\
-        USER me\nWORKDIR /w\nCOPY f .\nCOPY f ./g\nCOPY f rel/\nCOPY f /there\nCOPY f /to-there/h\nCOPY d /there\nCOPY d/ /new/deep\nCOPY l /followed\nCOPY f d/x /many/\n\
+        USER me\nWORKDIR /w\nCOPY f .\nCOPY f ./g\nCOPY f rel/\nCOPY f /there\nCOPY f /to-there/h\nCOPY d /there\nCOPY d/ /new/deep\nCOPY l /followed\nCOPY lf /linked/\nCOPY f d/x /many/\n\
         COPY ../../f /outside\nCOPY /f /absolute\nCOPY [\"a b\", \"/a b/\"]\nCOPY --chown=me f /by/name\nCOPY --chown=me:us f /by/both\nCOPY --chown=9 f /by/number\nCOPY --chown=9:us d /by/d\n\
         COPY --chmod=u=rwX,go=rX modes /modes\nCOPY --chmod=g=u,o= modes /modes2\nCOPY --chmod=0711 d /modes3\n\
         COPY --from=from /src /copied\nCOPY --from=0 --chown=8 /src/deep /chowned/\nCOPY --from=busybox /bin/busybox /bb/\n\
@@ -426,6 +426,7 @@ async fn copies_go_where_they_should() {
         .file("d/x", 0o640, "x")
         .directory("d/empty", 0o711)
         .symlink("l", "d")
+        .symlink("lf", "f")
         .file("a b", 0o644, "blank")
         .file("modes/run", 0o700, "")
         .file("modes/data", 0o600, "")
@@ -443,11 +444,11 @@ async fn copies_go_where_they_should() {
         .file("arr[0].txt", 0o644, "");
     let told = engine.build(&[("t", "made")], context).await.ok();
     assert!(told.contains("\n50\n"), "USER counts for RUN: {told}");
-    let list = "find /w /there /new /followed /many /outside /absolute '/a b' /copied /chowned /bb /parents /globbed /pivot /docs /hom /q /classes /arr \
+    let list = "find /w /there /new /followed /linked /many /outside /absolute '/a b' /copied /chowned /bb /parents /globbed /pivot /docs /hom /q /classes /arr \
         ! -type d | sort";
     let seen = engine.read_in("made", list).await;
     let expected = "/a b/a b\n/absolute\n/arr/arr[0].txt\n/bb/busybox\n/chowned/d\n/classes/homa.txt\n/classes/homb.txt\n/copied/deep/d\n/copied/fifo\n/copied/l\n\
-        /docs/x/b.md\n/docs/x/keep\n/followed/x\n/globbed/p/q/r.txt\n/globbed/p/q/s/t.txt\n/hom/home\n/many/f\n/many/x\n/new/deep/x\n/outside\n\
+        /docs/x/b.md\n/docs/x/keep\n/followed/x\n/globbed/p/q/r.txt\n/globbed/p/q/s/t.txt\n/hom/home\n/linked/lf\n/many/f\n/many/x\n/new/deep/x\n/outside\n\
         /parents/p/q/s/t.txt\n/parents/p/q/s/u.md\n/parents/q/r.txt\n/pivot/q/r.txt\n/q/homa.txt\n/q/homb.txt\n/q/home\n/there/f\n/there/h\n/there/x\n/w/f\n/w/g\n/w/rel/f\n";
     assert_eq!(
         seen,

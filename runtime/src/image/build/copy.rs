@@ -38,6 +38,9 @@ const BUFFER: usize = 128 << 10;
 pub struct CopyOptions<'a> {
     /// Owner and group of everything; without it they stay.
     pub owner: Option<(u32, u32)>,
+    /// What a file is called in a directory that takes it, such as the name of the link that led to it; without it, as it
+    /// is called where it comes from.
+    pub name: Option<&'a [u8]>,
     /// Mode of everything.
     pub chmod: Option<&'a Chmod>,
     /// What is left out, by its path below the source.
@@ -87,7 +90,7 @@ pub fn copy(
         });
     }
     let target = match into || found.kind == Some(Kind::Directory) {
-        true => target.join(name),
+        true => target.join(options.name.unwrap_or(name)),
         false => target,
     };
     let (target_parent, target_name) = target
@@ -126,6 +129,7 @@ pub fn unpack_into(
         to,
         options: &CopyOptions {
             owner,
+            name: None,
             chmod: None,
             leave_out: &|_| false,
             go_on: &|| true,

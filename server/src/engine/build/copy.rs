@@ -59,6 +59,12 @@ impl Source {
         }
     }
 
+    /// What it is called by whoever copies it: a link gives its name to what it leads to.
+    fn name(&self) -> Option<&[u8]> {
+        let name = self.shown.rsplit(|b| *b == b'/').next();
+        name.filter(|name| !name.is_empty())
+    }
+
     /// Whether `--exclude` leaves out what is at `below` in it; nothing below it is the source itself.
     fn leaves_out(&self, exclude: &Patterns, below: &[u8]) -> bool {
         let slash: &[u8] = if self.shown.is_empty() || below.is_empty() {
@@ -505,6 +511,7 @@ fn carry_out(job: &Arc<Job>, mut work: Work, lowers: Vec<PathBuf>, chown: Option
         let leave_out = |path: &[u8]| source.leaves_out(&work.exclude, path);
         let options = CopyOptions {
             owner: work.owner,
+            name: source.name(),
             chmod: work.chmod.as_ref(),
             leave_out: &leave_out,
             go_on: &go_on,

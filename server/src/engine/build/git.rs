@@ -162,6 +162,7 @@ fn inner(store: &berth_runtime::image::ImageStore, context: &Context, directory:
     }
     let inner = Context::empty(store)?;
     let options = build::CopyOptions {
+        name: None,
         owner: Some((0, 0)),
         chmod: None,
         leave_out: &|_| false,

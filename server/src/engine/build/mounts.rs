@@ -446,6 +446,7 @@ fn fields(text: &str) -> Vec<String> {
 
 fn plain() -> build::CopyOptions<'static> {
     build::CopyOptions {
+        name: None,
         owner: None,
         chmod: None,
         leave_out: &|_| false,
